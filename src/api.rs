@@ -1,0 +1,237 @@
+//! The functions that SQL can call: read arguments, call, shape the answer.
+//!
+//! Lives here: one short function for each C function that sql/functions.sql declares; what each takes and answers is
+//! said there, in its COMMENT. May not come in here: decisions.
+//!
+//! Arguments are texts in the bytes of the database's encoding, whatever that is. No function is STRICT, so that every
+//! one sees NULL and decides.
+
+use pgrx::pg_sys::{self, Datum};
+
+use crate::errors::{Error, Refusal, answer};
+use crate::pg::{self, Call, RowType};
+use crate::scope::{Scope, ScopeRow};
+use crate::store::{scopes, tokens};
+use crate::token::{Token, TokenId};
+use crate::validate::{Request, Uses, Verdict};
+use crate::{mint, validate};
+
+type Answer = Result<Option<Datum>, Error>;
+
+/// Exports `$body` to PostgreSQL (fmgr.h, version-1 calling convention) under the name that sql/functions.sql gives.
+macro_rules! sql_function {
+    ($symbol:ident, $info:ident, $body:path) => {
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub unsafe extern "C-unwind" fn $symbol(fcinfo: pg_sys::FunctionCallInfo) -> Datum {
+            // SAFETY: PostgreSQL passes its fcinfo, and this frame owns nothing.
+            unsafe { answer(fcinfo, $body) }
+        }
+
+        #[doc(hidden)]
+        #[unsafe(no_mangle)]
+        pub extern "C" fn $info() -> &'static pg_sys::Pg_finfo_record {
+            &pg_sys::Pg_finfo_record { api_version: 1 }
+        }
+    };
+}
+
+sql_function!(temptoken_register_scope, pg_finfo_temptoken_register_scope, register_scope);
+sql_function!(temptoken_lookup_scope, pg_finfo_temptoken_lookup_scope, lookup_scope);
+sql_function!(temptoken_unregister_scope, pg_finfo_temptoken_unregister_scope, unregister_scope);
+sql_function!(temptoken_scope_is_valid, pg_finfo_temptoken_scope_is_valid, scope_is_valid);
+sql_function!(temptoken_scopes_changed, pg_finfo_temptoken_scopes_changed, scopes_changed);
+sql_function!(temptoken_mint, pg_finfo_temptoken_mint, mint_one);
+sql_function!(temptoken_mint_many, pg_finfo_temptoken_mint_many, mint_many);
+sql_function!(temptoken_validate, pg_finfo_temptoken_validate, validate_or_raise);
+sql_function!(temptoken_try_validate, pg_finfo_temptoken_try_validate, try_validate);
+sql_function!(temptoken_peek, pg_finfo_temptoken_peek, peek);
+sql_function!(temptoken_delete, pg_finfo_temptoken_delete, delete);
+sql_function!(temptoken_delete_by_id, pg_finfo_temptoken_delete_by_id, delete_by_id);
+sql_function!(temptoken_delete_by_resource_id, pg_finfo_temptoken_delete_by_resource_id, delete_by_resource_id);
+sql_function!(temptoken_delete_by_scope, pg_finfo_temptoken_delete_by_scope, delete_by_scope);
+sql_function!(temptoken_delete_expired, pg_finfo_temptoken_delete_expired, delete_expired);
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Scopes
+// ---------------------------------------------------------------------------------------------------------------------
+
+fn register_scope(call: &Call<'_>) -> Answer {
+    check_scope(call, [0, 1, 3, 2, 4, 5])?;
+    let columns = [0, 1, 3, 2, 4, 5].map(|argument| call.datum(argument));
+    if scopes::register(&columns, call.boolean(6).unwrap_or(false))? {
+        return Ok(Some(Datum::from(0)));
+    }
+    Err(Error::scope_already_registered(call.text(0).unwrap_or_default()))
+}
+
+fn lookup_scope(call: &Call<'_>) -> Answer {
+    call.text(0).map_or(Ok(None), |name| scopes::lookup(call, name))
+}
+
+fn unregister_scope(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_unregister_scope()");
+    boolean(call.text(0).map_or(Ok(false), scopes::unregister))
+}
+
+/// The constraint of the table scopes: raises rather than answers false, so that every way in says what is wrong.
+fn scope_is_valid(call: &Call<'_>) -> Answer {
+    check_scope(call, [0, 1, 2, 3, 4, 5])?;
+    boolean(Ok(true))
+}
+
+/// Checks the scope in the arguments at these places: name, allowed_routes, resource_id_in_path, max_ttl, max_uses,
+/// spending_methods.
+fn check_scope(
+    call: &Call<'_>,
+    [name, routes, placeholder, max_ttl, max_uses, methods]: [usize; 6],
+) -> Result<(), Error> {
+    let row = ScopeRow {
+        name: call.text(name),
+        allowed_routes: call.text_array(routes),
+        resource_id_in_path: call.text(placeholder),
+        max_ttl: call.interval(max_ttl),
+        max_uses: call.int4(max_uses),
+        spending_methods: call.text_array(methods),
+    };
+    Scope::new(&row).map(drop).map_err(|problem| Error::invalid_scope(row.name, &problem))
+}
+
+/// The trigger on scopes.
+fn scopes_changed(call: &Call<'_>) -> Answer {
+    if let Some(relation) = call.trigger_relation() {
+        pg::invalidate_relation(relation);
+    }
+    // What an AFTER trigger returns is not looked at, but it must not be flagged NULL (commands/trigger.c).
+    Ok(Some(Datum::from(0)))
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Tokens
+// ---------------------------------------------------------------------------------------------------------------------
+
+fn mint_request<'call>(call: &Call<'call>) -> mint::Request<'call> {
+    mint::Request { scope: call.text(0), ttl: call.interval(2), metadata: call.datum(3), max_uses: call.int4(4) }
+}
+
+fn mint_one(call: &Call<'_>) -> Answer {
+    mint::one(call, &mint_request(call), call.text(1)).map(Some)
+}
+
+fn mint_many(call: &Call<'_>) -> Answer {
+    static ROW: RowType = RowType::new(&[(c"resource_id", pg_sys::TEXTOID), (c"token", pg_sys::TEXTOID)]);
+    let pairs = mint::many(call, &mint_request(call), 1)?;
+    call.rows(&ROW, |put| {
+        for (resource_id, token) in pairs.resource_ids.iter().zip(pairs.tokens) {
+            put(&[Some(*resource_id), Some(*token)]);
+        }
+    });
+    Ok(None)
+}
+
+fn validation_request<'call>(call: &Call<'call>) -> Request<'call> {
+    Request { token: call.text(0), method: call.text(1), path: call.text(2) }
+}
+
+fn validate_or_raise(call: &Call<'_>) -> Answer {
+    static ROW: RowType = RowType::new(&[
+        (c"id", pg_sys::UUIDOID),
+        (c"scope", pg_sys::TEXTOID),
+        (c"resource_id", pg_sys::TEXTOID),
+        (c"expires_at", pg_sys::TIMESTAMPTZOID),
+        (c"metadata", pg_sys::JSONBOID),
+    ]);
+    match validate::validate(call, &validation_request(call), Uses::Spend)? {
+        Verdict::Ok(row) => Ok(Some(ROW.form(&token_columns(&row)))),
+        Verdict::Refused { refusal, scope } => Err(Error::refusal(refusal, scope)),
+    }
+}
+
+fn try_validate(call: &Call<'_>) -> Answer {
+    validate_as_value(call, Uses::Spend)
+}
+
+fn peek(call: &Call<'_>) -> Answer {
+    validate_as_value(call, Uses::Leave)
+}
+
+fn validate_as_value(call: &Call<'_>, uses: Uses) -> Answer {
+    static ROW: RowType = RowType::new(&[
+        (c"status", pg_sys::TEXTOID),
+        (c"id", pg_sys::UUIDOID),
+        (c"scope", pg_sys::TEXTOID),
+        (c"resource_id", pg_sys::TEXTOID),
+        (c"expires_at", pg_sys::TIMESTAMPTZOID),
+        (c"metadata", pg_sys::JSONBOID),
+    ]);
+    let (status, columns) = match validate::validate(call, &validation_request(call), uses)? {
+        Verdict::Ok(row) => ("ok", token_columns(&row)),
+        Verdict::Refused { refusal, .. } => (Refusal::name(refusal), [None; 5]),
+    };
+    let [id, scope, resource_id, expires_at, metadata] = columns;
+    let status = Some(pg::varlena(status.as_bytes()));
+    Ok(Some(ROW.form(&[status, id, scope, resource_id, expires_at, metadata])))
+}
+
+fn token_columns(row: &tokens::TokenRow<'_>) -> [Option<Datum>; 5] {
+    [
+        Some(pg::uuid(row.id.as_bytes())),
+        Some(pg::varlena(row.scope)),
+        Some(pg::varlena(row.resource_id)),
+        Some(pg::timestamptz(row.expires_at)),
+        row.metadata,
+    ]
+}
+
+fn delete(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_delete()");
+    let Some(token) = call.text(0).and_then(Token::parse) else { return boolean(Ok(false)) };
+    let known = validate::find(call, &token)?.is_some();
+    boolean(if known { tokens::delete(token.id()) } else { Ok(false) })
+}
+
+fn delete_by_id(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_delete_by_id()");
+    boolean(call.uuid(0).map_or(Ok(false), |id| tokens::delete(TokenId::from_bytes(id))))
+}
+
+fn delete_by_resource_id(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_delete_by_resource_id()");
+    count(match (given(call, 0), given(call, 1)) {
+        (Some(scope), Some(resource_id)) => tokens::delete_by_resource_id(scope, resource_id),
+        _ => Ok(0),
+    })
+}
+
+fn delete_by_scope(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_delete_by_scope()");
+    count(given(call, 0).map_or(Ok(0), tokens::delete_by_scope))
+}
+
+fn delete_expired(call: &Call<'_>) -> Answer {
+    const BATCH: i64 = 10_000;
+    pg::require_writable(c"temptoken_delete_expired()");
+    let Some(before) = call.timestamptz(0) else { return count(Ok(0)) };
+    let mut sweep = tokens::Sweep::new(before);
+    let mut removed = 0;
+    loop {
+        let step = sweep.step(BATCH)?;
+        removed += step;
+        if step < BATCH as u64 {
+            return count(Ok(removed));
+        }
+    }
+}
+
+/// A text argument that is neither NULL nor empty.
+fn given<'call>(call: &Call<'call>, index: usize) -> Option<&'call [u8]> {
+    call.text(index).filter(|text| !text.is_empty())
+}
+
+fn boolean(value: Result<bool, Error>) -> Answer {
+    value.map(|value| Some(Datum::from(value)))
+}
+
+fn count(rows: Result<u64, Error>) -> Answer {
+    rows.map(|rows| Some(Datum::from(rows as i64)))
+}

@@ -1,0 +1,341 @@
+//! Refusals and errors: name, SQLSTATE, message and hint of each, in one table, and the one way to raise them.
+//!
+//! Lives here: everything a caller is told when the answer is no. May not come in here: rules, storage, and above all
+//! token text: no message is ever made of a token, a secret or a digest.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::fmt::Write as _;
+
+use pgrx::pg_sys::{self, Datum};
+
+use crate::pg::{self, Call};
+use crate::scope::{MintProblem, Problem, RESOURCE_ID_MAX};
+
+/// Validation's answer to a request that it does not authorize, in the order in which it judges.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    TokenNotFound,
+    TokenExpired,
+    ScopeUnknown,
+    RouteNotAllowed,
+    TokenUsedUp,
+}
+
+impl Refusal {
+    /// The name that `temptoken_try_validate` answers as its status.
+    pub fn name(self) -> &'static str {
+        self.kind().entry().name
+    }
+
+    fn kind(self) -> Kind {
+        match self {
+            Self::TokenNotFound => Kind::TokenNotFound,
+            Self::TokenExpired => Kind::TokenExpired,
+            Self::ScopeUnknown => Kind::ScopeUnknown,
+            Self::RouteNotAllowed => Kind::RouteNotAllowed,
+            Self::TokenUsedUp => Kind::TokenUsedUp,
+        }
+    }
+}
+
+#[derive(Clone, Copy)]
+enum Kind {
+    TokenNotFound,
+    TokenExpired,
+    ScopeUnknown,
+    RouteNotAllowed,
+    TtlExceedsMax,
+    TokenUsedUp,
+    ScopeAlreadyRegistered,
+    InvalidScope,
+    InvalidResourceId,
+    InvalidMaxUses,
+    InvalidArray,
+    NoRandomness,
+    TablesMissing,
+}
+
+struct Entry {
+    name: &'static str,
+    sqlstate: &'static [u8; 5],
+    message: &'static str,
+    hint: &'static CStr,
+}
+
+impl Kind {
+    /// The table. Class TT is this extension's own; the last four are PostgreSQL's.
+    const fn entry(self) -> Entry {
+        const fn row(
+            name: &'static str,
+            sqlstate: &'static [u8; 5],
+            message: &'static str,
+            hint: &'static CStr,
+        ) -> Entry {
+            Entry { name, sqlstate, message, hint }
+        }
+        match self {
+            Self::TokenNotFound => row(
+                "token_not_found",
+                b"TT001",
+                "token not found",
+                c"It was deleted or swept, was never minted here, or is not a whole token. Mint a new one.",
+            ),
+            Self::TokenExpired => row("token_expired", b"TT002", "token expired", c"Mint a new token."),
+            Self::ScopeUnknown => row(
+                "scope_unknown",
+                b"TT003",
+                "scope is not registered",
+                c"Register it with temptoken_register_scope().",
+            ),
+            Self::RouteNotAllowed => row(
+                "route_not_allowed",
+                b"TT004",
+                "route not allowed",
+                c"Pass the method and the raw path as the router sees it: before decoding, without the query string.",
+            ),
+            Self::TtlExceedsMax => row(
+                "ttl_exceeds_max",
+                b"TT005",
+                "ttl is not allowed",
+                c"Pass a finite interval greater than zero, without months or years, and at most the scope's max_ttl.",
+            ),
+            Self::TokenUsedUp => row("token_used_up", b"TT006", "token used up", c"Mint a new token."),
+            Self::ScopeAlreadyRegistered => row(
+                "scope_already_registered",
+                b"TT010",
+                "scope is already registered",
+                c"To change a registered scope, pass replace => true.",
+            ),
+            Self::InvalidScope => row(
+                "invalid_scope",
+                b"TT011",
+                "invalid scope",
+                c"A scope looks like temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}').",
+            ),
+            Self::InvalidResourceId => row(
+                "invalid_resource_id",
+                b"TT012",
+                "invalid resource id",
+                c"Where the scope has a placeholder, pass one path segment of RFC 3986 characters without percent-encoding.",
+            ),
+            Self::InvalidMaxUses => row(
+                "invalid_parameter_value",
+                b"22023",
+                "max_uses must be positive",
+                c"Pass NULL for the scope's own limit.",
+            ),
+            Self::InvalidArray => row(
+                "array_subscript_error",
+                b"2202E",
+                "resource_ids must be a one-dimensional array",
+                c"Pass ARRAY['id 1', 'id 2'].",
+            ),
+            Self::NoRandomness => row(
+                "system_error",
+                b"58000",
+                "the operating system gave no random bytes",
+                c"Check that the getrandom system call is permitted to the server.",
+            ),
+            Self::TablesMissing => row(
+                "undefined_table",
+                b"42P01",
+                "the extension's tables are missing or were altered in this database",
+                c"Give the tables of schema temptoken their columns back, or drop the extension and create it again.",
+            ),
+        }
+    }
+}
+
+/// What ends a call that cannot answer. Owns bytes in the database's encoding.
+pub struct Error {
+    kind: Kind,
+    message: Vec<u8>,
+    detail: String,
+}
+
+impl Error {
+    fn new(kind: Kind) -> Self {
+        Self { kind, message: kind.entry().message.into(), detail: String::new() }
+    }
+
+    fn with_detail(kind: Kind, detail: impl Into<String>) -> Self {
+        Self { detail: detail.into(), ..Self::new(kind) }
+    }
+
+    /// Names `scope` in the message: `scope "files" is not registered`.
+    fn about_scope(kind: Kind, scope: &[u8], rest: &str) -> Self {
+        let mut message = Vec::from(*b"scope \"");
+        message.extend_from_slice(pg::clip(scope));
+        message.extend_from_slice(b"\" ");
+        message.extend_from_slice(rest.as_bytes());
+        Self { message, ..Self::new(kind) }
+    }
+
+    /// A refusal of validation; `scope` is the token's, where that is known and helps.
+    pub fn refusal(refusal: Refusal, scope: &[u8]) -> Self {
+        match refusal {
+            Refusal::ScopeUnknown => Self::scope_unknown(scope),
+            Refusal::RouteNotAllowed => {
+                Self::about_scope(Kind::RouteNotAllowed, scope, "does not allow this method and path for this token")
+            }
+            _ => Self::new(refusal.kind()),
+        }
+    }
+
+    /// Mint: there is no scope of that name.
+    pub fn scope_unknown(scope: &[u8]) -> Self {
+        Self::about_scope(Kind::ScopeUnknown, scope, "is not registered")
+    }
+
+    /// Mint: the rules of `scope`, whose longest TTL is `max_ttl` microseconds, do not let this token be.
+    pub fn mint(problem: MintProblem, scope: &[u8], max_ttl: i64) -> Self {
+        match problem {
+            MintProblem::Ttl => {
+                let mut longest = String::new();
+                let (seconds, micros) = (max_ttl / 1_000_000, max_ttl % 1_000_000);
+                let _ = write!(longest, "{seconds}");
+                if micros != 0 {
+                    let _ = write!(longest, ".{micros:06}");
+                }
+                let rest = format!("allows a ttl greater than zero and at most {longest} seconds");
+                Self::about_scope(Kind::TtlExceedsMax, scope, &rest)
+            }
+            MintProblem::ResourceId => Self::with_detail(
+                Kind::InvalidResourceId,
+                format!("It is NULL, longer than {RESOURCE_ID_MAX} bytes, or cannot stand in the paths of its scope."),
+            ),
+            MintProblem::MaxUses => Self::new(Kind::InvalidMaxUses),
+        }
+    }
+
+    /// register_scope: the name is taken.
+    pub fn scope_already_registered(scope: &[u8]) -> Self {
+        Self::about_scope(Kind::ScopeAlreadyRegistered, scope, "is already registered")
+    }
+
+    /// A scope breaks a rule, from whichever side it comes.
+    pub fn invalid_scope(scope: Option<&[u8]>, problem: &Problem) -> Self {
+        let error = match scope {
+            Some(scope) if !scope.is_empty() => Self::about_scope(Kind::InvalidScope, scope, "is invalid"),
+            _ => Self::new(Kind::InvalidScope),
+        };
+        Self { detail: format!("Rule broken: {problem}."), ..error }
+    }
+
+    /// mint_many: the resource ids are an array of arrays.
+    pub fn invalid_array() -> Self {
+        Self::new(Kind::InvalidArray)
+    }
+
+    /// The random generator failed.
+    pub fn no_randomness() -> Self {
+        Self::new(Kind::NoRandomness)
+    }
+
+    /// The schema temptoken or a table in it is gone, or has other columns than the extension made.
+    pub fn tables_missing() -> Self {
+        Self::new(Kind::TablesMissing)
+    }
+
+    /// Moves the error into the current memory context, so that the frame that throws it owns nothing.
+    fn into_report(self) -> Report {
+        let mut message = Vec::from(*b"temptoken: ");
+        message.extend_from_slice(&self.message);
+        let detail = (!self.detail.is_empty()).then_some(self.detail.as_bytes());
+        let entry = self.kind.entry();
+        Report {
+            sqlstate: encode(entry.sqlstate),
+            message: pg::copy_to_cstring(&message),
+            detail: detail.map_or(std::ptr::null(), pg::copy_to_cstring),
+            hint: entry.hint.as_ptr(),
+        }
+    }
+}
+
+impl From<pg::TableGone> for Error {
+    fn from(_: pg::TableGone) -> Self {
+        Self::tables_missing()
+    }
+}
+
+/// Runs the body of an SQL function: arguments in; a value, or NULL, or an error out.
+///
+/// # Safety
+/// `fcinfo` is the one that PostgreSQL passed, and the calling frame owns nothing that has a destructor.
+pub unsafe fn answer(fcinfo: pg_sys::FunctionCallInfo, body: fn(&Call<'_>) -> Result<Option<Datum>, Error>) -> Datum {
+    // SAFETY: the guard turns a panic into an ERROR and runs directly under PostgreSQL's frame. A report owns nothing,
+    // so throwing it from this frame skips no destructor.
+    unsafe {
+        let run = || {
+            let call = Call::new(fcinfo);
+            body(&call).map(|value| call.give(value)).map_err(Error::into_report)
+        };
+        match pg_sys::panic::pgrx_extern_c_guard(run) {
+            Ok(datum) => datum,
+            Err(report) => report.throw(),
+        }
+    }
+}
+
+/// Raises `error`, where there is no SQL function to answer for.
+///
+/// # Safety
+/// As of [`Report::throw`].
+pub unsafe fn raise(error: Error) -> ! {
+    // SAFETY: by the caller's promise; the error is consumed before it is thrown.
+    unsafe { error.into_report().throw() }
+}
+
+/// PostgreSQL's `MAKE_SQLSTATE` (utils/elog.h): six bits a character.
+const fn encode(sqlstate: &[u8; 5]) -> c_int {
+    let mut code = 0;
+    let mut place = 0;
+    while place < 5 {
+        code |= (((sqlstate[place] - b'0') & 0x3f) as c_int) << (6 * place);
+        place += 1;
+    }
+    code
+}
+
+/// An error ready to be thrown: nothing in it needs to be dropped.
+#[derive(Clone, Copy)]
+struct Report {
+    sqlstate: c_int,
+    message: *const c_char,
+    detail: *const c_char,
+    hint: *const c_char,
+}
+
+// pgrx's own way to raise an error takes a closed list of SQLSTATEs and turns every other into XX000, so the functions
+// behind ereport() are declared here (utils/elog.h; the same from 13 to 18).
+unsafe extern "C-unwind" {
+    fn errstart(elevel: c_int, domain: *const c_char) -> bool;
+    fn errcode(sqlerrcode: c_int) -> c_int;
+    fn errmsg_internal(format: *const c_char, ...) -> c_int;
+    fn errdetail_internal(format: *const c_char, ...) -> c_int;
+    fn errhint(format: *const c_char, ...) -> c_int;
+    fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
+}
+
+impl Report {
+    /// Raises the error. Control leaves by longjmp.
+    ///
+    /// # Safety
+    /// No frame between the caller and PostgreSQL may own anything that has a destructor.
+    unsafe fn throw(self) -> ! {
+        // SAFETY: the pointers are NUL-terminated strings in a live memory context or static ones; every text goes
+        // through "%s". That nothing is skipped by the longjmp of errfinish is the caller's promise.
+        unsafe {
+            if errstart(pg_sys::elog::PgLogLevel::ERROR as c_int, std::ptr::null()) {
+                errcode(self.sqlstate);
+                errmsg_internal(c"%s".as_ptr(), self.message);
+                if !self.detail.is_null() {
+                    errdetail_internal(c"%s".as_ptr(), self.detail);
+                }
+                errhint(c"%s".as_ptr(), self.hint);
+                errfinish(c"errors.rs".as_ptr(), line!() as c_int, c"throw".as_ptr());
+            }
+        }
+        unreachable!("an ERROR does not return")
+    }
+}

@@ -1,0 +1,30 @@
+//! temptoken: short-lived bearer tokens for PostgreSQL, validated against the request that presents them.
+//!
+//! Lives here: the list of rooms, the magic block, and what happens when the library is loaded. Nothing else.
+//!
+//! Imports run one way: `api` and `sweep` → `mint`, `validate` → `store` → the rules, `token` and `scope`, in which there
+//! is no PostgreSQL. `pg` is the seam to the server, `errors` and `settings` are what their names say.
+
+mod api;
+mod errors;
+mod mint;
+mod pg;
+mod scope;
+mod settings;
+mod store;
+mod sweep;
+mod token;
+mod validate;
+
+pgrx::pg_module_magic!();
+
+pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
+pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables"]);
+
+/// Called by PostgreSQL when it loads the library: in the postmaster, where preloaded, or in a session.
+#[pgrx::pg_guard]
+pub extern "C-unwind" fn _PG_init() {
+    settings::define();
+    store::watch();
+    sweep::init();
+}

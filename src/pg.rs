@@ -1,0 +1,645 @@
+//! The seam to the server: arguments and results of SQL functions, primary-key lookups, kept statements, clock.
+//!
+//! Lives here: what any extension would need of PostgreSQL, behind functions that are safe to call, and with that most
+//! of the `unsafe` of this crate. May not come in here: tokens, scopes, names of our tables.
+//!
+//! Two habits of this file. Nothing in it has a destructor: a PostgreSQL error leaves by longjmp or unwinds, and the
+//! server's resource owners and memory contexts clean up what was open. And memory that outlives a function is palloc'd
+//! in the context current at the call, which the executor resets.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::marker::PhantomData;
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::scope::{Span, TextArray};
+
+/// Microseconds from the Unix epoch to PostgreSQL's, 2000-01-01.
+const PG_EPOCH: i64 = 946_684_800_000_000;
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Calls of SQL functions
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// One call of an SQL function; `'call` is the life of the memory context current in it.
+pub struct Call<'call> {
+    fcinfo: pg_sys::FunctionCallInfo,
+    memory: PhantomData<&'call ()>,
+}
+
+impl<'call> Call<'call> {
+    /// # Safety
+    /// `fcinfo` is the one that PostgreSQL passed, and the value is not used after the function returns.
+    pub unsafe fn new(fcinfo: pg_sys::FunctionCallInfo) -> Self {
+        Self { fcinfo, memory: PhantomData }
+    }
+
+    /// The datum to return for `value`.
+    pub fn give(&self, value: Option<Datum>) -> Datum {
+        // SAFETY: fcinfo is valid for the call.
+        unsafe { (*self.fcinfo).isnull = value.is_none() };
+        value.unwrap_or(Datum::from(0))
+    }
+
+    /// Argument `index`, from 0. `None` for NULL.
+    pub fn datum(&self, index: usize) -> Option<Datum> {
+        // SAFETY: fcinfo is valid for the call, and `index` is below the number of arguments that SQL declares.
+        unsafe { pgrx::fcinfo::pg_getarg_datum(self.fcinfo, index) }
+    }
+
+    /// A text argument, in the bytes of the database's encoding.
+    pub fn text(&self, index: usize) -> Option<&'call [u8]> {
+        // SAFETY: SQL declares this argument as text.
+        self.datum(index).map(|datum| unsafe { varlena_bytes(datum) })
+    }
+
+    /// A text[] argument.
+    pub fn text_array(&self, index: usize) -> Option<TextArray<'call>> {
+        // SAFETY: SQL declares this argument as text[].
+        self.datum(index).map(|datum| unsafe { text_array(datum) })
+    }
+
+    /// An interval argument.
+    pub fn interval(&self, index: usize) -> Option<Span> {
+        // SAFETY: SQL declares this argument as interval.
+        self.datum(index).map(|datum| unsafe { interval(datum) })
+    }
+
+    /// An integer argument.
+    pub fn int4(&self, index: usize) -> Option<i32> {
+        self.datum(index).map(|datum| datum.value() as i32)
+    }
+
+    /// A boolean argument.
+    pub fn boolean(&self, index: usize) -> Option<bool> {
+        self.datum(index).map(|datum| datum.value() as u8 != 0)
+    }
+
+    /// A timestamptz argument, in Unix microseconds; minus infinity and infinity are the ends of the range.
+    pub fn timestamptz(&self, index: usize) -> Option<i64> {
+        self.datum(index).map(timestamptz_to_unix)
+    }
+
+    /// A uuid argument.
+    pub fn uuid(&self, index: usize) -> Option<[u8; 16]> {
+        // SAFETY: SQL declares this argument as uuid, whose datum points to its 16 bytes.
+        self.datum(index).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
+    }
+
+    /// The relation whose change fired this trigger. `None` when the function is not called as a trigger.
+    pub fn trigger_relation(&self) -> Option<pg_sys::Relation> {
+        // SAFETY: the context of a trigger call is a TriggerData (commands/trigger.h, CALLED_AS_TRIGGER).
+        unsafe {
+            let context = (*self.fcinfo).context;
+            (!context.is_null() && (*context).type_ == pg_sys::NodeTag::T_TriggerData)
+                .then(|| (*context.cast::<pg_sys::TriggerData>()).tg_relation)
+        }
+    }
+
+    /// Answers with a set of rows: `fill` puts them, one call of its argument a row.
+    pub fn rows(&self, row_type: &RowType, fill: impl FnOnce(&mut dyn FnMut(&[Option<Datum>]))) {
+        // SAFETY: SQL declares the function as returning a set, which makes the executor pass a ReturnSetInfo; both
+        // callers of set-returning functions allow a materialized result. The store lives in the query's context.
+        unsafe {
+            let info = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
+            let previous = pg_sys::MemoryContextSwitchTo((*(*info).econtext).ecxt_per_query_memory);
+            let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+            pg_sys::MemoryContextSwitchTo(previous);
+            let description = row_type.description();
+            (*info).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
+            (*info).setResult = store;
+            (*info).setDesc = description;
+            fill(&mut |columns| {
+                let (mut values, mut nulls) = split(columns);
+                pg_sys::tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+            });
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Values
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// # Safety
+/// `datum` is a non-null varlena (text, bytea). The slice lives as long as the value it points to, or, where that had
+/// to be decompressed, as the current memory context.
+unsafe fn varlena_bytes<'a>(datum: Datum) -> &'a [u8] {
+    // SAFETY: by the caller's promise.
+    unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) }
+}
+
+/// # Safety
+/// `datum` is a non-null text[].
+unsafe fn text_array<'a>(datum: Datum) -> TextArray<'a> {
+    let (mut values, mut nulls, mut count) = (ptr::null_mut(), ptr::null_mut(), 0);
+    // SAFETY: deconstruct_array fills `count` values and null flags; the elements are texts.
+    unsafe {
+        let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        let align = pg_sys::TYPALIGN_INT as c_char;
+        pg_sys::deconstruct_array(array, pg_sys::TEXTOID, -1, false, align, &mut values, &mut nulls, &mut count);
+        let element = |at: usize| (!*nulls.add(at)).then(|| varlena_bytes(*values.add(at)));
+        TextArray { dimensions: (*array).ndim, elements: (0..count as usize).map(element).collect() }
+    }
+}
+
+/// # Safety
+/// `datum` is a non-null interval.
+unsafe fn interval(datum: Datum) -> Span {
+    // SAFETY: by the caller's promise.
+    let interval = unsafe { &*datum.cast_mut_ptr::<pg_sys::Interval>() };
+    Span { months: interval.month, days: interval.day, micros: interval.time }
+}
+
+fn timestamptz_to_unix(datum: Datum) -> i64 {
+    (datum.value() as i64).saturating_add(PG_EPOCH)
+}
+
+/// A timestamptz of Unix microseconds.
+pub fn timestamptz(unix_micros: i64) -> Datum {
+    Datum::from(unix_micros.saturating_sub(PG_EPOCH))
+}
+
+/// A text or bytea of `bytes`, palloc'd.
+pub fn varlena(bytes: &[u8]) -> Datum {
+    pgrx::varlena::rust_byte_slice_to_bytea(bytes).into_pg().into()
+}
+
+/// A uuid of `bytes`, palloc'd.
+pub fn uuid(bytes: &[u8; 16]) -> Datum {
+    // SAFETY: palloc gives 16 bytes, or raises an error.
+    unsafe {
+        let copy = pg_sys::palloc(bytes.len()).cast::<[u8; 16]>();
+        copy.write(*bytes);
+        Datum::from(copy)
+    }
+}
+
+/// A list of `length` values to fill in, palloc'd: it needs no destructor.
+pub fn datums<'call>(_call: &Call<'call>, length: usize) -> &'call mut [Datum] {
+    // SAFETY: the memory is of the size asked for, zeroed, aligned to the largest type, and lives as long as the call.
+    unsafe {
+        let size = length * size_of::<Datum>();
+        let flags = pg_sys::MCXT_ALLOC_HUGE | pg_sys::MCXT_ALLOC_ZERO;
+        let start = pg_sys::palloc_extended(size, flags as c_int).cast::<Datum>();
+        std::slice::from_raw_parts_mut(start, length)
+    }
+}
+
+/// A one-dimensional array of values that are not NULL, palloc'd.
+pub fn array(elements: &mut [Datum], of: ElementType) -> Datum {
+    let (oid, length, align) = match of {
+        ElementType::Uuid => (pg_sys::UUIDOID, 16, pg_sys::TYPALIGN_CHAR),
+        ElementType::Bytea => (pg_sys::BYTEAOID, -1, pg_sys::TYPALIGN_INT),
+    };
+    // SAFETY: length, by-reference and alignment are those of the type (pg_type.dat).
+    unsafe {
+        let count = elements.len() as c_int;
+        pg_sys::construct_array(elements.as_mut_ptr(), count, oid, length, false, align as c_char).into()
+    }
+}
+
+/// The element types that [`array`] knows.
+#[derive(Clone, Copy)]
+pub enum ElementType {
+    Uuid,
+    Bytea,
+}
+
+/// `bytes` as a C string, palloc'd. They come from SQL values and constants, so none of them is NUL.
+pub fn copy_to_cstring(bytes: &[u8]) -> *const c_char {
+    // SAFETY: palloc gives length + 1 bytes, or raises an error.
+    unsafe {
+        let copy = pg_sys::palloc(bytes.len() + 1).cast::<u8>();
+        ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+        copy.add(bytes.len()).write(0);
+        copy.cast()
+    }
+}
+
+/// The start of `text`, in the database's encoding, cut where a character ends: enough to recognise a name by.
+pub fn clip(text: &[u8]) -> &[u8] {
+    const LIMIT: usize = 64;
+    if text.len() <= LIMIT {
+        return text;
+    }
+    // SAFETY: the text is longer than the bytes that are looked at.
+    let length = unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as c_int, LIMIT as c_int) };
+    &text[..length as usize]
+}
+
+/// The clock at this moment, in Unix microseconds.
+pub fn now() -> i64 {
+    // SAFETY: reads the clock.
+    unsafe { pg_sys::GetCurrentTimestamp() }.saturating_add(PG_EPOCH)
+}
+
+/// The name of this database.
+pub fn database_name() -> String {
+    // SAFETY: within a transaction; the name is a C string, or NULL when the database was dropped a moment ago.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+    }
+}
+
+/// A composite type that functions return. Its description is made once a process and kept.
+pub struct RowType {
+    columns: &'static [(&'static CStr, Oid)],
+    description: AtomicPtr<pg_sys::TupleDescData>,
+}
+
+impl RowType {
+    /// A row of these names and types, at most [`COLUMNS_MAX`].
+    pub const fn new(columns: &'static [(&'static CStr, Oid)]) -> Self {
+        Self { columns, description: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// The row itself, in as many columns as the type has.
+    pub fn form(&self, columns: &[Option<Datum>]) -> Datum {
+        debug_assert_eq!(columns.len(), self.columns.len());
+        let (mut values, mut nulls) = split(columns);
+        // SAFETY: the arrays hold at least as many columns as the description, of its types.
+        unsafe {
+            let tuple = pg_sys::heap_form_tuple(self.description(), values.as_mut_ptr(), nulls.as_mut_ptr());
+            pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
+        }
+    }
+
+    fn description(&self) -> pg_sys::TupleDesc {
+        let known = self.description.load(Ordering::Relaxed);
+        if !known.is_null() {
+            return known;
+        }
+        // SAFETY: built in a context that is never reset; blessing registers it in this process's record cache.
+        let made = unsafe {
+            let previous = pg_sys::MemoryContextSwitchTo(pg_sys::TopMemoryContext);
+            let description = pg_sys::CreateTemplateTupleDesc(self.columns.len() as c_int);
+            for (index, (name, oid)) in self.columns.iter().enumerate() {
+                let number = index as pg_sys::AttrNumber + 1;
+                pg_sys::TupleDescInitEntry(description, number, name.as_ptr(), *oid, -1, 0);
+            }
+            let description = pg_sys::BlessTupleDesc(description);
+            pg_sys::MemoryContextSwitchTo(previous);
+            description
+        };
+        self.description.store(made, Ordering::Relaxed);
+        made
+    }
+}
+
+/// The most columns of a [`RowType`], and parameters of a [`Statement`].
+const COLUMNS_MAX: usize = 8;
+
+fn split(columns: &[Option<Datum>]) -> ([Datum; COLUMNS_MAX], [bool; COLUMNS_MAX]) {
+    let (mut values, mut nulls) = ([Datum::from(0); COLUMNS_MAX], [true; COLUMNS_MAX]);
+    for (index, column) in columns.iter().enumerate() {
+        if let Some(datum) = column {
+            (values[index], nulls[index]) = (*datum, false);
+        }
+    }
+    (values, nulls)
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Reading tables
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// A row that a lookup found.
+pub struct Tuple<'a> {
+    tuple: pg_sys::HeapTuple,
+    description: pg_sys::TupleDesc,
+    memory: PhantomData<&'a ()>,
+}
+
+impl<'a> Tuple<'a> {
+    /// Column `number`, from 1, whatever its type. `None` for NULL.
+    pub fn datum(&self, number: usize) -> Option<Datum> {
+        // SAFETY: tuple and description are those of one open relation; a number past its last column reads as NULL.
+        unsafe { pgrx::htup::heap_getattr_raw(self.tuple, number.try_into().ok()?, self.description) }
+    }
+
+    /// A text or bytea column.
+    pub fn bytes(&self, number: usize) -> Option<&'a [u8]> {
+        // SAFETY: our tables declare this column as text or bytea; the tuple outlives 'a.
+        self.datum(number).map(|datum| unsafe { varlena_bytes(datum) })
+    }
+
+    /// A text[] column.
+    pub fn text_array(&self, number: usize) -> Option<TextArray<'a>> {
+        // SAFETY: our tables declare this column as text[].
+        self.datum(number).map(|datum| unsafe { text_array(datum) })
+    }
+
+    /// An interval column.
+    pub fn interval(&self, number: usize) -> Option<Span> {
+        // SAFETY: our tables declare this column as interval.
+        self.datum(number).map(|datum| unsafe { interval(datum) })
+    }
+
+    /// An integer column.
+    pub fn int4(&self, number: usize) -> Option<i32> {
+        self.datum(number).map(|datum| datum.value() as i32)
+    }
+
+    /// A timestamptz column, in Unix microseconds.
+    pub fn timestamptz(&self, number: usize) -> Option<i64> {
+        self.datum(number).map(timestamptz_to_unix)
+    }
+
+    /// A jsonb column, whole, in the current memory context.
+    pub fn jsonb(&self, number: usize) -> Option<Datum> {
+        // SAFETY: our tables declare this column as jsonb; a value stored elsewhere is fetched while its row is visible.
+        self.datum(number).map(|datum| unsafe { pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()).into() })
+    }
+
+    /// The whole row as a value of the table's row type.
+    pub fn as_composite(&self) -> Datum {
+        // SAFETY: tuple and description are those of one open relation.
+        unsafe { pg_sys::heap_copy_tuple_as_datum(self.tuple, self.description) }
+    }
+}
+
+/// The value of a primary key to look for.
+pub struct Key {
+    equals: u32,
+    value: Datum,
+}
+
+impl Key {
+    /// A key of type uuid.
+    pub fn uuid(bytes: &[u8; 16]) -> Self {
+        Self { equals: pg_sys::F_UUID_EQ, value: Datum::from(ptr::from_ref(bytes)) }
+    }
+
+    /// A key of type text, compared byte for byte.
+    pub fn text(bytes: &[u8]) -> Self {
+        Self { equals: pg_sys::F_TEXTEQ, value: varlena(bytes) }
+    }
+}
+
+/// Looks up the row of table `relation` whose first column, its primary key, is `key`, in the newest committed state,
+/// whatever snapshot the transaction holds; its own changes count. `None` when there is none; else what `found` makes
+/// of a copy of it, while the table is still locked.
+///
+/// This goes the way of the catalogs' own lookups (access/index/genam.c): no planner, no search path, no privileges, no
+/// transaction id, nothing that a standby forbids. Without an index it reads the whole table. The lock is given back at
+/// once, so that a long transaction which validates does not hold up DDL.
+pub fn find<'call, R>(
+    _call: &Call<'call>,
+    relation: Oid,
+    key: &Key,
+    found: impl FnOnce(&Tuple<'call>) -> R,
+) -> Result<Option<R>, TableGone> {
+    // SAFETY: relation, snapshot and scan are opened and closed in order; after an error PostgreSQL's resource owner
+    // closes them. The tuple is copied before its buffer is let go. The key's value outlives the scan.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = open(relation, lock)?;
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let mut scan_key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(
+            &mut scan_key,
+            1,
+            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
+            key.equals.into(),
+            key.value,
+        );
+        let scan = pg_sys::systable_beginscan(table, primary_key(table), true, snapshot, 1, &mut scan_key);
+        let tuple = pg_sys::systable_getnext(scan);
+        let result = (!tuple.is_null()).then(|| {
+            let copy = pg_sys::heap_copytuple(tuple);
+            found(&Tuple { tuple: copy, description: (*table).rd_att, memory: PhantomData })
+        });
+        pg_sys::systable_endscan(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::relation_close(table, lock);
+        Ok(result)
+    }
+}
+
+/// The table was dropped a moment ago.
+#[derive(Clone, Copy, Debug)]
+pub struct TableGone;
+
+/// # Safety
+/// Within a transaction; the table is closed again, or left to the end of the transaction.
+unsafe fn open(relation: Oid, lock: pg_sys::LOCKMODE) -> Result<pg_sys::Relation, TableGone> {
+    // SAFETY: by the caller's promise.
+    let table = unsafe { pg_sys::try_relation_open(relation, lock) };
+    if table.is_null() { Err(TableGone) } else { Ok(table) }
+}
+
+/// Whether `relation` is a plain table that starts with columns of these types, none of them dropped.
+pub fn starts_with_columns(relation: Oid, types: &[Oid]) -> Result<bool, TableGone> {
+    // SAFETY: the relation is open while its description is read, which has `natts` attributes.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = open(relation, lock)?;
+        let description = (*table).rd_att;
+        let is_table = (*(*table).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION;
+        let has_type = |(index, of): (usize, &Oid)| pg_sys::SPI_gettypeid(description, index as c_int + 1) == *of;
+        let matches =
+            is_table && (*description).natts as usize >= types.len() && types.iter().enumerate().all(has_type);
+        pg_sys::relation_close(table, lock);
+        Ok(matches)
+    }
+}
+
+/// The index of the primary key, looked up anew each time: REINDEX CONCURRENTLY puts another in its place.
+///
+/// # Safety
+/// `table` is open.
+unsafe fn primary_key(table: pg_sys::Relation) -> Oid {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        #[cfg(feature = "pg18")]
+        return pg_sys::RelationGetPrimaryKeyIndex(table, false);
+        #[cfg(not(feature = "pg18"))]
+        return pg_sys::RelationGetPrimaryKeyIndex(table);
+    }
+}
+
+/// The table `name` in `schema`, or `None`. Names are taken as they are; no search path.
+pub fn table_oid(schema: &CStr, name: &CStr) -> Option<Oid> {
+    // SAFETY: catalog lookups by name.
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        let oid = match namespace {
+            pg_sys::InvalidOid => pg_sys::InvalidOid,
+            _ => pg_sys::get_relname_relid(name.as_ptr(), namespace),
+        };
+        (oid != pg_sys::InvalidOid).then_some(oid)
+    }
+}
+
+/// Whether table `relation` belongs to the extension `name`.
+pub fn belongs_to_extension(relation: Oid, name: &CStr) -> bool {
+    // SAFETY: catalog lookups by name and oid.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(name.as_ptr(), true);
+        extension != pg_sys::InvalidOid
+            && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) == extension
+    }
+}
+
+/// Locks table `relation` for writing until the transaction ends, if that can be had without waiting.
+pub fn lock_for_writing_without_waiting(relation: Oid) -> bool {
+    // SAFETY: takes a lock, or does not.
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
+}
+
+/// Takes note of what other sessions have committed to the catalogs since, as taking a lock would.
+pub fn accept_invalidations() {
+    // SAFETY: within a transaction, which every SQL function is.
+    unsafe { pg_sys::AcceptInvalidationMessages() }
+}
+
+/// Has `callback` called with the oid of every table whose cached state ends, InvalidOid meaning all.
+pub fn on_relation_invalidation(callback: unsafe extern "C-unwind" fn(Datum, Oid)) {
+    // SAFETY: the callback is a static function.
+    unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(callback), Datum::from(0)) }
+}
+
+/// Ends the cached state of `relation` in every session when this transaction commits, and in this one at once; in this
+/// one again if it rolls back. Standbys replay it.
+pub fn invalidate_relation(relation: pg_sys::Relation) {
+    // SAFETY: the relation of a running trigger is open.
+    unsafe { pg_sys::CacheInvalidateRelcache(relation) }
+}
+
+/// Raises 25006 in a read-only transaction and on a standby, naming `command`.
+pub fn require_writable(command: &CStr) {
+    // SAFETY: reads the state of the transaction.
+    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) }
+}
+
+/// Makes the commit of this transaction wait for its WAL, whatever synchronous_commit says.
+pub fn force_synchronous_commit() {
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Writing tables
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// An SQL statement that is planned once a session. Every name and operator in it is qualified, so that no search path
+/// has a say.
+pub struct Statement {
+    sql: &'static CStr,
+    types: &'static [Oid],
+    plan: AtomicPtr<pg_sys::_SPI_plan>,
+}
+
+/// What a statement did.
+pub struct Outcome {
+    /// Rows inserted, updated, deleted or returned.
+    pub rows: u64,
+    /// The greatest value of the first column returned, where that is a uuid.
+    pub greatest: Option<[u8; 16]>,
+}
+
+// Declared here, and not taken from pgrx, because an error that passes through pgrx's guard is raised anew with a closed
+// list of SQLSTATEs: the one of a user's own trigger on our tables would reach the client as XX000.
+unsafe extern "C-unwind" {
+    fn SPI_execute_snapshot(
+        plan: pg_sys::SPIPlanPtr,
+        values: *mut Datum,
+        nulls: *const c_char,
+        snapshot: pg_sys::Snapshot,
+        crosscheck_snapshot: pg_sys::Snapshot,
+        read_only: bool,
+        fire_triggers: bool,
+        tcount: std::ffi::c_long,
+    ) -> c_int;
+}
+
+impl Statement {
+    /// A statement with parameters of `types`, at most [`COLUMNS_MAX`].
+    pub const fn new(sql: &'static CStr, types: &'static [Oid]) -> Self {
+        Self { sql, types, plan: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Runs the statement on the newest committed state, as the owner of table `relation` and without its row-level
+    /// security, the way foreign keys are checked (utils/adt/ri_triggers.c): whoever may call the function needs no
+    /// right on the table.
+    ///
+    /// An error leaves by longjmp through the caller's frames: no caller may own a destructor across this call.
+    pub fn run(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<Outcome, TableGone> {
+        let (mut values, nulls) = split(parameters);
+        let nulls = nulls.map(|null| if null { b'n' } else { b' ' } as c_char);
+        // SAFETY: as many parameters of the declared types as the plan has. The user id is put back below or, after an
+        // error, by the abort of the transaction or savepoint, as is SPI's stack.
+        unsafe {
+            let owner = lock_and_get_owner(relation)?;
+            spi_check(pg_sys::SPI_connect());
+            let plan = self.plan();
+            let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+            let as_owner = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as c_int;
+            pg_sys::SetUserIdAndSecContext(owner, context | as_owner);
+            let snapshot = pg_sys::GetLatestSnapshot();
+            let none = ptr::null_mut();
+            spi_check(SPI_execute_snapshot(plan, values.as_mut_ptr(), nulls.as_ptr(), snapshot, none, false, true, 0));
+            pg_sys::SetUserIdAndSecContext(user, context);
+            let outcome = Outcome { rows: pg_sys::SPI_processed, greatest: greatest_uuid() };
+            spi_check(pg_sys::SPI_finish());
+            Ok(outcome)
+        }
+    }
+
+    /// # Safety
+    /// SPI is connected.
+    unsafe fn plan(&self) -> pg_sys::SPIPlanPtr {
+        let known = self.plan.load(Ordering::Relaxed);
+        if !known.is_null() {
+            return known;
+        }
+        // SAFETY: the statement is static text; a kept plan lives as long as the session.
+        let made = unsafe {
+            let plan =
+                pg_sys::SPI_prepare(self.sql.as_ptr(), self.types.len() as c_int, self.types.as_ptr().cast_mut());
+            assert!(!plan.is_null(), "SPI_prepare: error {}", { pg_sys::SPI_result });
+            spi_check(pg_sys::SPI_keepplan(plan));
+            plan
+        };
+        self.plan.store(made, Ordering::Relaxed);
+        made
+    }
+}
+
+/// # Safety
+/// Within a transaction.
+unsafe fn lock_and_get_owner(relation: Oid) -> Result<Oid, TableGone> {
+    // SAFETY: the relation is open while its owner is read. The lock stays: the statement to come takes it anyway.
+    unsafe {
+        let table = open(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
+        let owner = (*(*table).rd_rel).relowner;
+        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        Ok(owner)
+    }
+}
+
+/// # Safety
+/// SPI is connected and a statement has run.
+unsafe fn greatest_uuid() -> Option<[u8; 16]> {
+    // SAFETY: a result, where there is one, has SPI_processed rows; its first column is checked to be a uuid.
+    unsafe {
+        let table = pg_sys::SPI_tuptable;
+        if table.is_null() || pg_sys::SPI_gettypeid((*table).tupdesc, 1) != pg_sys::UUIDOID {
+            return None;
+        }
+        let mut is_null = false;
+        (0..pg_sys::SPI_processed as usize)
+            .map(|row| pg_sys::SPI_getbinval(*(*table).vals.add(row), (*table).tupdesc, 1, &mut is_null))
+            .map(|datum| *datum.cast_mut_ptr::<[u8; 16]>())
+            .max()
+    }
+}
+
+fn spi_check(code: c_int) {
+    assert!(code >= 0, "SPI: error {code}");
+}

@@ -1,0 +1,302 @@
+//! Scope rules: what makes a scope valid, which requests its routes match, how long and how often its tokens live.
+//!
+//! Lives here: every rule about routes, placeholders, resource ids, TTLs and uses. May not come in here: anything of
+//! PostgreSQL, of token text, of storage. These are pure functions over bytes.
+//!
+//! Everything fails closed: what no rule allows is refused, and a presented path is compared as the bytes that it is.
+//! Nothing is decoded, folded, trimmed or normalised, but for the ASCII letters of a method.
+
+use std::fmt;
+
+use crate::token::EXPIRES_AT_MAX_MS;
+
+/// The longest name of a scope, in bytes.
+pub const NAME_MAX: usize = 255;
+/// The longest resource id, in bytes: together with the longest name it still fits an index entry.
+pub const RESOURCE_ID_MAX: usize = 2048;
+
+const MICROS_A_DAY: i128 = 86_400_000_000;
+
+/// A length of time as SQL gives it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Span {
+    pub months: i32,
+    pub days: i32,
+    pub micros: i64,
+}
+
+impl Span {
+    /// The length in microseconds, a day counted as 24 hours whatever the time zone. `None` for what has no fixed
+    /// length (months; infinity, which carries months) or is not positive, or exceeds 64 bits.
+    pub fn length(self) -> Option<i64> {
+        if self.months != 0 {
+            return None;
+        }
+        let micros = i128::from(self.days) * MICROS_A_DAY + i128::from(self.micros);
+        i64::try_from(micros).ok().filter(|length| *length > 0)
+    }
+}
+
+/// An array of texts as SQL gives it: any number of dimensions, NULL among its elements.
+pub struct TextArray<'a> {
+    pub dimensions: i32,
+    pub elements: Vec<Option<&'a [u8]>>,
+}
+
+/// A row of `temptoken.scopes` before it has been found valid. NULL is `None`.
+pub struct ScopeRow<'a> {
+    pub name: Option<&'a [u8]>,
+    pub allowed_routes: Option<TextArray<'a>>,
+    pub resource_id_in_path: Option<&'a [u8]>,
+    pub max_ttl: Option<Span>,
+    pub max_uses: Option<i32>,
+    pub spending_methods: Option<TextArray<'a>>,
+}
+
+/// The rule that a scope breaks. Its text is for the person who wrote the scope.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Problem {
+    NameMissing,
+    NameTooLong,
+    RoutesMissing,
+    NotOneDimensional(&'static str),
+    NullElement(&'static str),
+    PlaceholderNull,
+    PlaceholderMalformed,
+    RouteMalformed { number: usize },
+    MethodMalformed { number: usize },
+    PathMalformed { number: usize },
+    PlaceholderMissing { number: usize },
+    TtlMalformed,
+    MaxUsesNotPositive,
+    SpendingMethodsEmpty,
+    SpendingMethodUnknown { number: usize },
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NameMissing => write!(out, "the name is NULL or empty"),
+            Self::NameTooLong => write!(out, "the name is longer than {NAME_MAX} bytes"),
+            Self::RoutesMissing => write!(out, "allowed_routes is NULL or empty"),
+            Self::NotOneDimensional(what) => write!(out, "{what} is not a one-dimensional array"),
+            Self::NullElement(what) => write!(out, "{what} contains NULL"),
+            Self::PlaceholderNull => write!(out, "resource_id_in_path is NULL; without a placeholder it is ''"),
+            Self::PlaceholderMalformed => {
+                write!(out, "resource_id_in_path is not made of visible ASCII characters other than / ? # %")
+            }
+            Self::RouteMalformed { number } => write!(out, "route {number} is not of the form METHOD /path"),
+            Self::MethodMalformed { number } => write!(out, "the method of route {number} is not a token of RFC 9110"),
+            Self::PathMalformed { number } => write!(
+                out,
+                "the path of route {number} is not made of segments of RFC 3986 path characters without \
+                 percent-encoding, none of them empty, \".\" or \"..\""
+            ),
+            Self::PlaceholderMissing { number } => {
+                write!(out, "route {number} does not contain the placeholder of resource_id_in_path")
+            }
+            Self::TtlMalformed => write!(out, "max_ttl is not a positive, finite interval without months or years"),
+            Self::MaxUsesNotPositive => write!(out, "max_uses is not positive"),
+            Self::SpendingMethodsEmpty => write!(out, "spending_methods is empty; NULL means every method"),
+            Self::SpendingMethodUnknown { number } => {
+                write!(out, "element {number} of spending_methods is the method of no route")
+            }
+        }
+    }
+}
+
+/// Why a token cannot be minted.
+#[derive(Debug, PartialEq, Eq)]
+pub enum MintProblem {
+    /// The TTL is NULL, not positive, infinite, counted in months, over the scope's, or past the range of time.
+    Ttl,
+    /// The resource id cannot stand in the scope's paths, or is longer than [`RESOURCE_ID_MAX`].
+    ResourceId,
+    /// The number of uses asked for is not positive.
+    MaxUses,
+}
+
+/// A valid scope.
+#[derive(Debug)]
+pub struct Scope {
+    routes: Vec<Route>,
+    has_placeholder: bool,
+    max_ttl: i64,
+    max_uses: Option<i32>,
+    spending_methods: Option<Vec<Box<[u8]>>>,
+}
+
+/// A route's method, and its path cut at every place of the placeholder: `/a/{id}/b` is `/a/` and `/b`.
+#[derive(Debug)]
+struct Route {
+    method: Box<[u8]>,
+    path: Vec<Box<[u8]>>,
+}
+
+impl Scope {
+    /// Reads a row, or says which rule it breaks first.
+    pub fn new(row: &ScopeRow<'_>) -> Result<Self, Problem> {
+        let name = row.name.filter(|name| !name.is_empty()).ok_or(Problem::NameMissing)?;
+        if name.len() > NAME_MAX {
+            return Err(Problem::NameTooLong);
+        }
+        let placeholder = row.resource_id_in_path.ok_or(Problem::PlaceholderNull)?;
+        if !placeholder.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(byte)) {
+            return Err(Problem::PlaceholderMalformed);
+        }
+        let routes = read_routes(row.allowed_routes.as_ref(), placeholder)?;
+        let max_ttl = row.max_ttl.and_then(Span::length).ok_or(Problem::TtlMalformed)?;
+        if row.max_uses.is_some_and(|uses| uses < 1) {
+            return Err(Problem::MaxUsesNotPositive);
+        }
+        let spending_methods = read_spending_methods(row.spending_methods.as_ref(), &routes)?;
+        Ok(Self { routes, has_placeholder: !placeholder.is_empty(), max_ttl, max_uses: row.max_uses, spending_methods })
+    }
+
+    /// Whether `method` and `path` are one of this scope's routes for `resource_id`.
+    ///
+    /// The resource id is judged again, though mint judged it: the scope may have been replaced since, or the row
+    /// written by hand.
+    pub fn allows(&self, resource_id: &[u8], method: &[u8], path: &[u8]) -> bool {
+        if self.has_placeholder && !fits_in_path(resource_id) {
+            return false;
+        }
+        self.routes
+            .iter()
+            .any(|route| route.method.eq_ignore_ascii_case(method) && path_matches(&route.path, resource_id, path))
+    }
+
+    /// Whether a request with `method` spends a use of a limited token.
+    pub fn spends(&self, method: &[u8]) -> bool {
+        match &self.spending_methods {
+            None => true,
+            Some(methods) => methods.iter().any(|spending| spending.eq_ignore_ascii_case(method)),
+        }
+    }
+
+    /// The longest TTL, in microseconds.
+    pub fn max_ttl(&self) -> i64 {
+        self.max_ttl
+    }
+
+    /// When a token minted at `now` (Unix microseconds) for `ttl` expires, in Unix milliseconds: cut, since that is what
+    /// an id can carry.
+    pub fn expires_at_ms(&self, now: i64, ttl: Option<Span>) -> Result<u64, MintProblem> {
+        let ttl = ttl.and_then(Span::length).filter(|ttl| *ttl <= self.max_ttl).ok_or(MintProblem::Ttl)?;
+        now.checked_add(ttl)
+            .and_then(|micros| u64::try_from(micros / 1000).ok())
+            .filter(|ms| *ms <= EXPIRES_AT_MAX_MS)
+            .ok_or(MintProblem::Ttl)
+    }
+
+    /// How many uses a token gets; `None` is without limit. `max_uses` can lower the scope's limit, not raise it.
+    pub fn uses_left(&self, max_uses: Option<i32>) -> Result<Option<i32>, MintProblem> {
+        match (self.max_uses, max_uses) {
+            (_, Some(asked)) if asked < 1 => Err(MintProblem::MaxUses),
+            (Some(most), Some(asked)) => Ok(Some(most.min(asked))),
+            (limit, asked) => Ok(limit.or(asked)),
+        }
+    }
+
+    /// Whether a token of this scope can be bound to `resource_id`.
+    pub fn accepts(&self, resource_id: Option<&[u8]>) -> Result<(), MintProblem> {
+        let fits = |id: &[u8]| id.len() <= RESOURCE_ID_MAX && (!self.has_placeholder || fits_in_path(id));
+        if resource_id.is_some_and(fits) { Ok(()) } else { Err(MintProblem::ResourceId) }
+    }
+}
+
+fn read_elements<'a>(array: &TextArray<'a>, what: &'static str) -> Result<Vec<&'a [u8]>, Problem> {
+    if array.dimensions > 1 {
+        return Err(Problem::NotOneDimensional(what));
+    }
+    array.elements.iter().copied().collect::<Option<_>>().ok_or(Problem::NullElement(what))
+}
+
+fn read_routes(array: Option<&TextArray<'_>>, placeholder: &[u8]) -> Result<Vec<Route>, Problem> {
+    let elements = read_elements(array.ok_or(Problem::RoutesMissing)?, "allowed_routes")?;
+    if elements.is_empty() {
+        return Err(Problem::RoutesMissing);
+    }
+    elements.iter().enumerate().map(|(index, route)| read_route(route, placeholder, index + 1)).collect()
+}
+
+fn read_route(route: &[u8], placeholder: &[u8], number: usize) -> Result<Route, Problem> {
+    let space = route.iter().position(|byte| *byte == b' ').ok_or(Problem::RouteMalformed { number })?;
+    let (method, path) = (&route[..space], &route[space + 1..]);
+    if !is_method(method) {
+        return Err(Problem::MethodMalformed { number });
+    }
+    let pieces = cut(path, placeholder);
+    if !is_path(path, &pieces) {
+        return Err(Problem::PathMalformed { number });
+    }
+    if !placeholder.is_empty() && pieces.len() == 1 {
+        return Err(Problem::PlaceholderMissing { number });
+    }
+    Ok(Route { method: method.into(), path: pieces.into_iter().map(Box::from).collect() })
+}
+
+fn read_spending_methods(array: Option<&TextArray<'_>>, routes: &[Route]) -> Result<Option<Vec<Box<[u8]>>>, Problem> {
+    let Some(array) = array else { return Ok(None) };
+    let methods = read_elements(array, "spending_methods")?;
+    if methods.is_empty() {
+        return Err(Problem::SpendingMethodsEmpty);
+    }
+    // A method that no route has could never spend: a limit that never bites is a mistake worth an error.
+    let known = |method: &[u8]| routes.iter().any(|route| route.method.eq_ignore_ascii_case(method));
+    match methods.iter().position(|method| !known(method)) {
+        Some(index) => Err(Problem::SpendingMethodUnknown { number: index + 1 }),
+        None => Ok(Some(methods.into_iter().map(Box::from).collect())),
+    }
+}
+
+/// `path` cut at every place of `placeholder`, from left to right. One piece when it has none.
+fn cut<'a>(path: &'a [u8], placeholder: &[u8]) -> Vec<&'a [u8]> {
+    let mut pieces = Vec::new();
+    let mut rest = path;
+    if !placeholder.is_empty() {
+        while let Some(at) = rest.windows(placeholder.len()).position(|window| window == placeholder) {
+            pieces.push(&rest[..at]);
+            rest = &rest[at + placeholder.len()..];
+        }
+    }
+    pieces.push(rest);
+    pieces
+}
+
+/// Whether a route's path is allowed: it starts with `/`, has no empty, `.` or `..` segment (one trailing slash is
+/// allowed), and outside its placeholders consists of path characters.
+fn is_path(path: &[u8], pieces: &[&[u8]]) -> bool {
+    let Some(segments) = path.strip_prefix(b"/") else { return false };
+    let segments = segments.strip_suffix(b"/").unwrap_or(segments);
+    let segment_is_allowed = |segment: &[u8]| !matches!(segment, b"" | b"." | b"..");
+    (path == b"/" || segments.split(|byte| *byte == b'/').all(segment_is_allowed))
+        && pieces.iter().all(|piece| piece.iter().all(|byte| *byte == b'/' || is_pchar(*byte)))
+}
+
+/// Whether putting `resource_id` into a route cannot make another route of it: one or more path characters, and not a
+/// segment that servers resolve.
+fn fits_in_path(resource_id: &[u8]) -> bool {
+    !matches!(resource_id, b"" | b"." | b"..") && resource_id.iter().all(|byte| is_pchar(*byte))
+}
+
+/// Whether `path` is `pieces` with `resource_id` between each two, byte for byte.
+fn path_matches(pieces: &[Box<[u8]>], resource_id: &[u8], path: &[u8]) -> bool {
+    let mut pieces = pieces.iter();
+    let mut rest = pieces.next().and_then(|first| path.strip_prefix(&**first));
+    for piece in pieces {
+        rest = rest.and_then(|rest| rest.strip_prefix(resource_id)).and_then(|rest| rest.strip_prefix(&**piece));
+    }
+    rest.is_some_and(<[u8]>::is_empty)
+}
+
+/// A token of RFC 9110, section 5.6.2.
+fn is_method(method: &[u8]) -> bool {
+    let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
+    !method.is_empty() && method.iter().all(is_tchar)
+}
+
+/// A `pchar` of RFC 3986, section 3.3, without percent-encoding.
+fn is_pchar(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=:@".contains(&byte)
+}

@@ -1,0 +1,148 @@
+//! Settings: every `temptoken.*` variable, with its bounds, its context and its check.
+//!
+//! Lives here: the names, defaults and meanings of settings. May not come in here: what is done with them.
+
+use std::ffi::{CStr, CString, c_char, c_void};
+use std::time::Duration;
+
+use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
+use pgrx::pg_sys;
+
+use crate::token;
+
+static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
+static SWEEP_BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(10_000);
+static SWEEP_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
+static TOKEN_PREFIX: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"tt"));
+
+/// Declares the settings to PostgreSQL, once a process.
+pub fn define() {
+    GucRegistry::define_int_guc(
+        c"temptoken.sweep_interval",
+        c"Time between the starts of two sweeps.",
+        c"The background worker sweeps expired tokens once at start and then at this interval.",
+        &SWEEP_INTERVAL,
+        1,
+        7 * 24 * 60 * 60,
+        GucContext::Sighup,
+        GucFlags::UNIT_S,
+    );
+    GucRegistry::define_int_guc(
+        c"temptoken.sweep_batch_size",
+        c"Most rows that the background worker removes in one transaction.",
+        c"A sweep goes on with transactions of this size until no expired token is left.",
+        &SWEEP_BATCH_SIZE,
+        1,
+        1_000_000,
+        GucContext::Sighup,
+        GucFlags::empty(),
+    );
+    // SAFETY: both hooks are guarded by #[pg_guard] and follow the protocol of check hooks (utils/guc.h).
+    unsafe {
+        GucRegistry::define_string_guc_with_hooks(
+            c"temptoken.sweep_databases",
+            c"Databases that the background worker sweeps, separated by commas.",
+            c"Empty: every database in which the extension is installed.",
+            &SWEEP_DATABASES,
+            GucContext::Sighup,
+            GucFlags::empty(),
+            Some(check_sweep_databases),
+            None,
+            None,
+        );
+        GucRegistry::define_string_guc_with_hooks(
+            c"temptoken.token_prefix",
+            c"What new tokens start with, before an underscore.",
+            c"1 to 16 lower-case letters, digits and underscores. Tokens minted under another prefix stay valid.",
+            &TOKEN_PREFIX,
+            GucContext::Suset,
+            GucFlags::empty(),
+            Some(check_token_prefix),
+            None,
+            None,
+        );
+        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
+        pg_sys::MarkGUCPrefixReserved(c"temptoken".as_ptr());
+    }
+}
+
+/// Time between the starts of two sweeps.
+pub fn sweep_interval() -> Duration {
+    Duration::from_secs(SWEEP_INTERVAL.get().unsigned_abs().into())
+}
+
+/// Most rows that a sweep removes in one transaction.
+pub fn sweep_batch_size() -> i64 {
+    SWEEP_BATCH_SIZE.get().into()
+}
+
+/// Whether the setting names `database`, or names none, which means all.
+pub fn sweeps_database(database: &CStr) -> bool {
+    let list = SWEEP_DATABASES.get().unwrap_or_default();
+    // The check hook has accepted the value, so that it parses.
+    match parse_names(&list) {
+        Some(names) if names.is_empty() => true,
+        Some(names) => names.iter().any(|name| name.as_c_str() == database),
+        None => false,
+    }
+}
+
+/// What new tokens start with.
+pub fn token_prefix() -> CString {
+    TOKEN_PREFIX.get().unwrap_or_else(|| c"tt".to_owned())
+}
+
+/// Names separated by commas, spaces around them ignored, each as it is or in double quotes. `None` when malformed.
+fn parse_names(list: &CStr) -> Option<Vec<CString>> {
+    let mut names = Vec::new();
+    // SAFETY: SplitGUCList (utils/varlena.h) writes into the copy and returns a list of pointers into it, in the current
+    // memory context; both are read before this function returns.
+    unsafe {
+        let copy = pg_sys::pstrdup(list.as_ptr());
+        let mut elements: *mut pg_sys::List = std::ptr::null_mut();
+        let well_formed = pg_sys::SplitGUCList(copy, b',' as c_char, &mut elements);
+        if well_formed && !elements.is_null() {
+            for index in 0..(*elements).length as usize {
+                let element = (*(*elements).elements.add(index)).ptr_value;
+                names.push(CStr::from_ptr(element.cast()).to_owned());
+            }
+        }
+        pg_sys::list_free(elements);
+        pg_sys::pfree(copy.cast());
+        well_formed.then_some(names)
+    }
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_sweep_databases(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes the new value, a C string, or NULL.
+    let accepted = unsafe { (*value).is_null() || parse_names(CStr::from_ptr(*value)).is_some() };
+    if !accepted {
+        explain(c"It is not a list of database names separated by commas, each as it is or in double quotes.");
+    }
+    accepted
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_token_prefix(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes the new value, a C string, or NULL.
+    let accepted = unsafe { !(*value).is_null() && token::prefix_is_valid(CStr::from_ptr(*value).to_bytes()) };
+    if !accepted {
+        explain(c"A prefix is 1 to 16 lower-case letters, digits and underscores.");
+    }
+    accepted
+}
+
+/// The DETAIL of the error that a check hook is about to cause (GUC_check_errdetail of utils/guc.h).
+fn explain(detail: &'static CStr) {
+    // SAFETY: PostgreSQL reads the string while it reports the error, and does not write or free it.
+    unsafe { pg_sys::GUC_check_errdetail_string = detail.as_ptr().cast_mut() }
+}

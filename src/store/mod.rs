@@ -1,0 +1,79 @@
+//! The tables of the schema `temptoken`: where they are, and what is cached of them.
+//!
+//! Lives here and below: every statement and every index scan on `temp_tokens` (`tokens`) and `scopes` (`scopes`). May
+//! not come in here: what an answer means to a caller; the rules are in `token` and `scope`, their order in `mint` and
+//! `validate`.
+
+pub mod scopes;
+pub mod tokens;
+
+use std::ffi::CStr;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use crate::errors::Error;
+use crate::pg;
+
+const EXTENSION: &CStr = c"temptoken";
+const SCHEMA: &CStr = c"temptoken";
+
+/// Counts the moments at which something cached here may have ended. A cache is good as long as the count that it was
+/// filled under stands.
+static GENERATION: AtomicU64 = AtomicU64::new(0);
+
+/// A table of the extension, found by name and remembered until it changes.
+struct Table {
+    name: &'static CStr,
+    columns: &'static [Oid],
+    oid: AtomicU32,
+}
+
+static TEMP_TOKENS: Table = Table { name: c"temp_tokens", columns: tokens::COLUMNS, oid: AtomicU32::new(0) };
+static SCOPES: Table = Table { name: c"scopes", columns: scopes::COLUMNS, oid: AtomicU32::new(0) };
+
+impl Table {
+    /// The table's oid, once it is known to have the columns that it was created with: reading by position depends on
+    /// them.
+    fn oid(&self) -> Result<Oid, Error> {
+        let known = self.oid.load(Ordering::Relaxed);
+        if known != 0 {
+            return Ok(Oid::from(known));
+        }
+        let generation = GENERATION.load(Ordering::Relaxed);
+        let oid = pg::table_oid(SCHEMA, self.name).ok_or_else(Error::tables_missing)?;
+        if !pg::starts_with_columns(oid, self.columns)? {
+            return Err(Error::tables_missing());
+        }
+        if generation == GENERATION.load(Ordering::Relaxed) {
+            self.oid.store(oid.to_u32(), Ordering::Relaxed);
+        }
+        Ok(oid)
+    }
+}
+
+/// Has the caches emptied by invalidation, once a process.
+pub fn watch() {
+    pg::on_relation_invalidation(forget);
+}
+
+/// Called by PostgreSQL, at any moment at which it takes note of changes: it may only count.
+///
+/// While an oid is not known, any table may be the one: the count goes up then too, so that an answer found meanwhile is
+/// not kept.
+unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
+    let oids = [&TEMP_TOKENS.oid, &SCOPES.oid];
+    let concerns =
+        |oid: &&AtomicU32| matches!(oid.load(Ordering::Relaxed), known if known == 0 || known == relation.to_u32());
+    if relation == pg_sys::InvalidOid || oids.iter().any(concerns) {
+        oids.iter().for_each(|oid| oid.store(0, Ordering::Relaxed));
+        GENERATION.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// Whether this database has the extension, with a table of tokens that can be written to without waiting for a lock.
+/// A schema of the same name that is somebody else's does not count.
+pub fn can_sweep_now() -> bool {
+    pg::table_oid(SCHEMA, TEMP_TOKENS.name)
+        .is_some_and(|oid| pg::belongs_to_extension(oid, EXTENSION) && pg::lock_for_writing_without_waiting(oid))
+}

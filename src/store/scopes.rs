@@ -1,0 +1,117 @@
+//! The table `scopes`: read through a cache that invalidation empties, written by statements.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::{GENERATION, SCOPES};
+use crate::errors::Error;
+use crate::pg::{self, Call, Key, Statement, Tuple};
+use crate::scope::{Scope, ScopeRow};
+
+/// The types of the columns, in order (sql/tables.sql).
+pub(super) const COLUMNS: &[Oid] = &[
+    pg_sys::TEXTOID,
+    pg_sys::TEXTARRAYOID,
+    pg_sys::TEXTOID,
+    pg_sys::INTERVALOID,
+    pg_sys::INT4OID,
+    pg_sys::TEXTARRAYOID,
+];
+
+/// Scopes that were read, valid as long as GENERATION is `generation`.
+struct Cache {
+    generation: u64,
+    scopes: Option<HashMap<Box<[u8]>, Scope>>,
+}
+
+thread_local! {
+    static CACHE: RefCell<Cache> = const { RefCell::new(Cache { generation: 0, scopes: None }) };
+}
+
+/// What `ask` answers about the scope `name` as it is committed now, or changed by this transaction. `None` when there
+/// is no such scope. `ask` must be pure: it runs while the cache is borrowed.
+pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -> Result<Option<R>, Error> {
+    pg::accept_invalidations();
+    if let Some(answer) = ask_cache(name, &mut ask) {
+        return Ok(Some(answer));
+    }
+    // The oid comes first, since looking for it takes note of changes; from here on, a change that the lookup below may
+    // have missed raises the count.
+    let relation = SCOPES.oid()?;
+    let generation = GENERATION.load(Ordering::Relaxed);
+    // A row that breaks a rule (its constraint was dropped) authorizes nothing: as if it were not there.
+    let Some(Some(scope)) = pg::find(call, relation, &Key::text(name), |tuple| Scope::new(&row(tuple)).ok())? else {
+        return Ok(None);
+    };
+    let answer = ask(&scope);
+    keep(generation, name, scope);
+    Ok(Some(answer))
+}
+
+fn ask_cache<R>(name: &[u8], ask: &mut impl FnMut(&Scope) -> R) -> Option<R> {
+    CACHE.with_borrow_mut(|cache| {
+        let generation = GENERATION.load(Ordering::Relaxed);
+        if cache.generation != generation {
+            *cache = Cache { generation, scopes: None };
+        }
+        cache.scopes.as_ref()?.get(name).map(ask)
+    })
+}
+
+fn keep(generation: u64, name: &[u8], scope: Scope) {
+    CACHE.with_borrow_mut(|cache| {
+        if cache.generation == generation && generation == GENERATION.load(Ordering::Relaxed) {
+            cache.scopes.get_or_insert_default().insert(name.into(), scope);
+        }
+    });
+}
+
+fn row<'a>(tuple: &Tuple<'a>) -> ScopeRow<'a> {
+    ScopeRow {
+        name: tuple.bytes(1),
+        allowed_routes: tuple.text_array(2),
+        resource_id_in_path: tuple.bytes(3),
+        max_ttl: tuple.interval(4),
+        max_uses: tuple.int4(5),
+        spending_methods: tuple.text_array(6),
+    }
+}
+
+/// The row of scope `name`, as a value of the type `temptoken.scopes`.
+pub fn lookup(call: &Call<'_>, name: &[u8]) -> Result<Option<Datum>, Error> {
+    Ok(pg::find(call, SCOPES.oid()?, &Key::text(name), Tuple::as_composite)?)
+}
+
+/// Inserts a scope from the values of its columns, in order; with `replace`, puts it in the place of one of the same
+/// name. False when the name is taken.
+pub fn register(columns: &[Option<Datum>; COLUMNS.len()], replace: bool) -> Result<bool, Error> {
+    static INSERT: Statement = Statement::new(
+        c"INSERT INTO temptoken.scopes (name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods)
+          VALUES ($1, $2, $3, $4, $5, $6)
+          ON CONFLICT (name) DO NOTHING",
+        COLUMNS,
+    );
+    static REPLACE: Statement = Statement::new(
+        c"INSERT INTO temptoken.scopes (name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods)
+          VALUES ($1, $2, $3, $4, $5, $6)
+          ON CONFLICT (name) DO UPDATE SET
+              allowed_routes = excluded.allowed_routes,
+              resource_id_in_path = excluded.resource_id_in_path,
+              max_ttl = excluded.max_ttl,
+              max_uses = excluded.max_uses,
+              spending_methods = excluded.spending_methods",
+        COLUMNS,
+    );
+    let statement = if replace { &REPLACE } else { &INSERT };
+    Ok(statement.run(SCOPES.oid()?, columns)?.rows > 0)
+}
+
+/// Removes the scope `name`. False when there is none.
+pub fn unregister(name: &[u8]) -> Result<bool, Error> {
+    static DELETE: Statement =
+        Statement::new(c"DELETE FROM temptoken.scopes WHERE name OPERATOR(pg_catalog.=) $1", &[pg_sys::TEXTOID]);
+    Ok(DELETE.run(SCOPES.oid()?, &[Some(pg::varlena(name))])?.rows > 0)
+}

@@ -1,0 +1,206 @@
+//! The table `temp_tokens`: read by primary key, written by statements.
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::TEMP_TOKENS;
+use crate::errors::Error;
+use crate::pg::{self, Call, Key, Statement};
+use crate::token::{Digest, TokenId};
+
+/// The types of the columns, in order (sql/tables.sql).
+pub(super) const COLUMNS: &[Oid] = &[
+    pg_sys::UUIDOID,
+    pg_sys::BYTEAOID,
+    pg_sys::TEXTOID,
+    pg_sys::TEXTOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::TIMESTAMPTZOID,
+    pg_sys::INT4OID,
+    pg_sys::JSONBOID,
+];
+
+/// A stored token, read at one moment. Times are Unix microseconds.
+#[derive(Clone, Copy)]
+pub struct TokenRow<'call> {
+    pub id: TokenId,
+    pub token_hash: &'call [u8],
+    pub scope: &'call [u8],
+    pub resource_id: &'call [u8],
+    pub expires_at: i64,
+    pub uses_left: Option<i32>,
+    pub metadata: Option<Datum>,
+}
+
+/// The token `id` as it is committed now, or changed by this transaction.
+pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'call>>, Error> {
+    pg::accept_invalidations();
+    let row = pg::find(call, TEMP_TOKENS.oid()?, &Key::uuid(id.as_bytes()), |tuple| {
+        Some(TokenRow {
+            id,
+            token_hash: tuple.bytes(2)?,
+            scope: tuple.bytes(3)?,
+            resource_id: tuple.bytes(4)?,
+            expires_at: tuple.timestamptz(6)?,
+            uses_left: tuple.int4(7),
+            metadata: tuple.jsonb(8),
+        })
+    })?;
+    // The columns but the last two are NOT NULL; a row where that was undone and made use of is no token.
+    Ok(row.flatten())
+}
+
+/// What all tokens of one mint share. `created_at` is in Unix microseconds, `expires_at_ms` in Unix milliseconds.
+#[derive(Clone, Copy)]
+pub struct Mint<'a> {
+    pub scope: &'a [u8],
+    pub created_at: i64,
+    pub expires_at_ms: u64,
+    pub uses_left: Option<i32>,
+    pub metadata: Option<Datum>,
+}
+
+impl Mint<'_> {
+    fn columns(&self, id: Datum, token_hash: Datum, resource_id: Datum) -> [Option<Datum>; COLUMNS.len()] {
+        [
+            Some(id),
+            Some(token_hash),
+            Some(pg::varlena(self.scope)),
+            Some(resource_id),
+            Some(pg::timestamptz(self.created_at)),
+            Some(pg::timestamptz(self.expires_at_ms as i64 * 1000)),
+            self.uses_left.map(Datum::from),
+            self.metadata,
+        ]
+    }
+}
+
+/// Stores one token.
+pub fn insert(mint: &Mint<'_>, id: TokenId, digest: Digest, resource_id: &[u8]) -> Result<(), Error> {
+    static INSERT: Statement = Statement::new(
+        c"INSERT INTO temptoken.temp_tokens
+              (id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata)
+          VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
+        COLUMNS,
+    );
+    let columns = mint.columns(pg::uuid(id.as_bytes()), pg::varlena(digest.as_bytes()), pg::varlena(resource_id));
+    INSERT.run(TEMP_TOKENS.oid()?, &columns)?;
+    Ok(())
+}
+
+/// Tokens to be stored by one statement: three SQL arrays of one length.
+#[derive(Clone, Copy)]
+pub struct Batch {
+    /// uuid[]
+    pub ids: Datum,
+    /// bytea[]
+    pub token_hashes: Datum,
+    /// text[]
+    pub resource_ids: Datum,
+}
+
+/// Stores many tokens.
+pub fn insert_many(mint: &Mint<'_>, batch: &Batch) -> Result<(), Error> {
+    static INSERT: Statement = Statement::new(
+        c"INSERT INTO temptoken.temp_tokens
+              (id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata)
+          SELECT t.id, t.token_hash, $3, t.resource_id, $5, $6, $7, $8
+          FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($4))
+              AS t (id, token_hash, resource_id)",
+        &[
+            pg_sys::UUIDARRAYOID,
+            pg_sys::BYTEAARRAYOID,
+            pg_sys::TEXTOID,
+            pg_sys::TEXTARRAYOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::TIMESTAMPTZOID,
+            pg_sys::INT4OID,
+            pg_sys::JSONBOID,
+        ],
+    );
+    INSERT.run(TEMP_TOKENS.oid()?, &mint.columns(batch.ids, batch.token_hashes, batch.resource_ids))?;
+    Ok(())
+}
+
+/// Takes one use off a limited token; false when there is none to take, or no such token any more. Waits for another
+/// that is spending it, and commits only together with this transaction, through any crash after.
+pub fn spend(id: TokenId) -> Result<bool, Error> {
+    static SPEND: Statement = Statement::new(
+        c"UPDATE temptoken.temp_tokens SET uses_left = uses_left OPERATOR(pg_catalog.-) 1
+          WHERE id OPERATOR(pg_catalog.=) $1 AND uses_left OPERATOR(pg_catalog.>) 0",
+        &[pg_sys::UUIDOID],
+    );
+    let spent = SPEND.run(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0;
+    if spent {
+        pg::force_synchronous_commit();
+    }
+    Ok(spent)
+}
+
+/// Removes the token `id`; whether it was there.
+pub fn delete(id: TokenId) -> Result<bool, Error> {
+    static DELETE: Statement =
+        Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id OPERATOR(pg_catalog.=) $1", &[pg_sys::UUIDOID]);
+    Ok(DELETE.run(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0)
+}
+
+/// Removes every token of a scope that is bound to a resource id; how many there were.
+pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Error> {
+    static DELETE: Statement = Statement::new(
+        c"DELETE FROM temptoken.temp_tokens
+          WHERE scope OPERATOR(pg_catalog.=) $1 AND resource_id OPERATOR(pg_catalog.=) $2",
+        &[pg_sys::TEXTOID, pg_sys::TEXTOID],
+    );
+    let parameters = [Some(pg::varlena(scope)), Some(pg::varlena(resource_id))];
+    Ok(DELETE.run(TEMP_TOKENS.oid()?, &parameters)?.rows)
+}
+
+/// Removes every token of a scope; how many there were.
+pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
+    static DELETE: Statement =
+        Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope OPERATOR(pg_catalog.=) $1", &[pg_sys::TEXTOID]);
+    Ok(DELETE.run(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?.rows)
+}
+
+/// Where a walk over expired tokens stands.
+#[derive(Clone, Copy)]
+pub struct Sweep {
+    before: i64,
+    after: TokenId,
+}
+
+impl Sweep {
+    /// A walk over the tokens with `expires_at <= before` (Unix microseconds), from the earliest.
+    pub fn new(before: i64) -> Self {
+        Self { before, after: TokenId::FIRST }
+    }
+
+    /// Removes up to `limit` of the next tokens in id order, and skips those that others hold locked; how many went. The
+    /// walk is at its end when that is fewer than `limit`.
+    pub fn step(&mut self, limit: i64) -> Result<u64, Error> {
+        // Ids bound the walk, expires_at decides.
+        static DELETE: Statement = Statement::new(
+            c"DELETE FROM temptoken.temp_tokens
+              WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(
+                  SELECT t.id FROM temptoken.temp_tokens AS t
+                  WHERE t.id OPERATOR(pg_catalog.>) $1 AND t.id OPERATOR(pg_catalog.<=) $2
+                      AND t.expires_at OPERATOR(pg_catalog.<=) $3
+                  ORDER BY t.id
+                  LIMIT $4
+                  FOR UPDATE SKIP LOCKED))
+              RETURNING id",
+            &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
+        );
+        let last_ms = u64::try_from(self.before.div_euclid(1000)).unwrap_or(0);
+        let parameters = [
+            Some(pg::uuid(self.after.as_bytes())),
+            Some(pg::uuid(TokenId::last_at(last_ms).as_bytes())),
+            Some(pg::timestamptz(self.before)),
+            Some(Datum::from(limit)),
+        ];
+        let outcome = DELETE.run(TEMP_TOKENS.oid()?, &parameters)?;
+        if let Some(greatest) = outcome.greatest {
+            self.after = TokenId::from_bytes(greatest);
+        }
+        Ok(outcome.rows)
+    }
+}

@@ -1,0 +1,108 @@
+//! The launcher: at each interval, one worker after the other for every database that is to be swept.
+
+use std::time::{Duration, Instant};
+
+use pgrx::PgMemoryContexts;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::{LIBRARY, heed_signals, listen_to_signals, worker};
+use crate::settings;
+
+const NAME: &str = "temptoken sweep launcher";
+
+/// Registers the launcher with the postmaster. It starts once the server accepts writes, so on a standby when that is
+/// promoted, and again after it has ended for whatever reason.
+pub fn register() {
+    BackgroundWorkerBuilder::new(NAME)
+        .set_type(NAME)
+        .set_library(LIBRARY)
+        .set_function("temptoken_sweep_launcher_main")
+        .enable_spi_access()
+        .set_start_time(BgWorkerStartTime::RecoveryFinished)
+        .set_restart_time(Some(Duration::from_secs(5)))
+        .load();
+}
+
+/// Main of the launcher process.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn temptoken_sweep_launcher_main(_argument: Datum) {
+    listen_to_signals();
+    // SAFETY: once, before any access. Without a database only the shared catalogs can be read, which is all it needs,
+    // and no database is held open.
+    unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
+    let mut no_slot_logged = false;
+    loop {
+        let started = Instant::now();
+        no_slot_logged = sweep_all(no_slot_logged);
+        // Counted from the start, and with the interval as it stands after each reload.
+        while let Some(left) = settings::sweep_interval().checked_sub(started.elapsed()).filter(|left| !left.is_zero())
+        {
+            sleep(left);
+            heed_signals();
+        }
+    }
+}
+
+/// Sweeps every database that is to be swept, one after the other. Answers whether one had to be left out because no
+/// worker slot was free; that is logged when it begins, not each time.
+fn sweep_all(no_slot_logged: bool) -> bool {
+    let mut no_slot = false;
+    for database in databases() {
+        heed_signals();
+        let mut run = |_: &mut PgMemoryContexts| match worker::start(database) {
+            Some(running) => _ = running.wait_for_shutdown(),
+            None => no_slot = true,
+        };
+        // SAFETY: what PostgreSQL keeps to follow a worker by is freed with this context, and not used after.
+        unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(&mut run) };
+    }
+    if no_slot && !no_slot_logged {
+        pgrx::log!(
+            "temptoken: no background worker slot is free, expired tokens stay until the next interval; raise \
+             max_worker_processes"
+        );
+    }
+    no_slot
+}
+
+/// The databases to sweep: connectable ones that are no templates and that the setting names.
+fn databases() -> Vec<Oid> {
+    let mut found = Vec::new();
+    // SAFETY: reads pg_database as the autovacuum launcher does (postmaster/autovacuum.c, get_database_list): a shared
+    // catalog, in a transaction of its own.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        pg_sys::StartTransactionCommand();
+        pg_sys::GetTransactionSnapshot();
+        let relation = pg_sys::table_open(pg_sys::DatabaseRelationId, lock);
+        let scan = pg_sys::table_beginscan_catalog(relation, 0, std::ptr::null_mut());
+        loop {
+            let tuple = pg_sys::heap_getnext(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            let database = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+            let name = std::ffi::CStr::from_ptr(database.datname.data.as_ptr());
+            if database.datallowconn && !database.datistemplate && settings::sweeps_database(name) {
+                found.push(database.oid);
+            }
+        }
+        pg_sys::table_endscan(scan);
+        pg_sys::table_close(relation, lock);
+        pg_sys::CommitTransactionCommand();
+    }
+    found
+}
+
+/// Waits until `time` has passed or a signal has come.
+fn sleep(time: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    let milliseconds = time.as_millis().max(1) as std::ffi::c_long;
+    // SAFETY: waits on this process's own latch.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}

@@ -1,0 +1,171 @@
+//! Token rules: the text of a token, its id, its digest.
+//!
+//! Lives here: how a token is made, written, read and compared. May not come in here: anything of PostgreSQL, of
+//! scopes, of storage. These are pure functions over bytes, but for the operating system's random generator.
+
+use rand::TryRng;
+use rand::rngs::SysRng;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq;
+
+/// Bytes of a token id: a UUID.
+pub const ID_LEN: usize = 16;
+/// Bytes of a token's secret: 256 random bits.
+pub const SECRET_LEN: usize = 32;
+/// Bytes of the stored digest: SHA-256.
+pub const DIGEST_LEN: usize = 32;
+/// The longest prefix, in characters.
+pub const PREFIX_MAX: usize = 16;
+/// The latest expiry that an id can carry: 48 bits of Unix milliseconds, the year 10889.
+pub const EXPIRES_AT_MAX_MS: u64 = (1 << 48) - 1;
+
+/// Hexadecimal digits of a token's text: its id, then its secret.
+const DIGITS: usize = 2 * (ID_LEN + SECRET_LEN);
+const TEXT_MAX: usize = PREFIX_MAX + 1 + DIGITS;
+
+/// The public name of a token: a UUID of version 8 (RFC 9562, section 5.8) that leads with the expiry time, so that ids
+/// sort by it. Worth nothing without the secret.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenId([u8; ID_LEN]);
+
+impl TokenId {
+    /// An id from its bytes, as stored.
+    pub fn from_bytes(bytes: [u8; ID_LEN]) -> Self {
+        Self(bytes)
+    }
+
+    /// The bytes in the order of the UUID's text.
+    pub fn as_bytes(&self) -> &[u8; ID_LEN] {
+        &self.0
+    }
+
+    /// The id of a token that expires at `expires_at_ms` (Unix milliseconds, at most [`EXPIRES_AT_MAX_MS`]):
+    /// 48 bits of time, version, variant, and 74 of the 80 bits of `random`.
+    fn new(expires_at_ms: u64, random: [u8; 10]) -> Self {
+        let mut bytes = Self::last_at(expires_at_ms).0;
+        bytes[6..].copy_from_slice(&random);
+        bytes[6] = 0x80 | (bytes[6] & 0x0f);
+        bytes[8] = 0x80 | (bytes[8] & 0x3f);
+        Self(bytes)
+    }
+
+    /// The smallest of all ids.
+    pub const FIRST: Self = Self([0; ID_LEN]);
+
+    /// The greatest id that a token expiring at `expires_at_ms` (Unix milliseconds) or earlier can have: a bound for
+    /// walking ids in order of expiry. Times past the range count as its end.
+    pub fn last_at(expires_at_ms: u64) -> Self {
+        let mut bytes = [0xff; ID_LEN];
+        let time = expires_at_ms.min(EXPIRES_AT_MAX_MS).to_be_bytes();
+        bytes[..6].copy_from_slice(&time[2..]);
+        Self(bytes)
+    }
+
+    /// Whether the version and variant bits are those of every id minted here.
+    fn is_well_formed(&self) -> bool {
+        self.0[6] >> 4 == 8 && self.0[8] >> 6 == 2
+    }
+}
+
+/// What is stored of a token beside its id: SHA-256 over id and secret.
+#[derive(Clone, Copy)]
+pub struct Digest([u8; DIGEST_LEN]);
+
+impl Digest {
+    /// The bytes to store.
+    pub fn as_bytes(&self) -> &[u8; DIGEST_LEN] {
+        &self.0
+    }
+
+    /// Whether `stored` is this digest, in time that does not depend on where they differ.
+    pub fn matches(&self, stored: &[u8]) -> bool {
+        self.0.ct_eq(stored).into()
+    }
+}
+
+/// A token in the clear. Neither `Debug` nor `Display`, so that no message or panic can print it.
+#[derive(Clone, Copy)]
+pub struct Token {
+    id: TokenId,
+    secret: [u8; SECRET_LEN],
+}
+
+impl Token {
+    /// A new token that expires at `expires_at_ms` (Unix milliseconds, at most [`EXPIRES_AT_MAX_MS`]), random straight
+    /// from the operating system: a generator kept in memory would be copied into every forked backend. `None` when the
+    /// operating system gives no randomness.
+    pub fn generate(expires_at_ms: u64) -> Option<Self> {
+        let mut id_bits = [0; 10];
+        let mut secret = [0; SECRET_LEN];
+        SysRng.try_fill_bytes(&mut id_bits).ok()?;
+        SysRng.try_fill_bytes(&mut secret).ok()?;
+        Some(Self { id: TokenId::new(expires_at_ms, id_bits), secret })
+    }
+
+    /// Reads a token's text: a prefix of lower-case letters, digits and `_` (any: it grants nothing), `_`, and 96
+    /// lower-case hexadecimal digits. Anything else, of whatever length or bytes, is `None`.
+    pub fn parse(text: &[u8]) -> Option<Self> {
+        if text.len() > TEXT_MAX {
+            return None;
+        }
+        let (head, digits) = text.split_at_checked(text.len().checked_sub(DIGITS)?)?;
+        let (underscore, prefix) = head.split_last()?;
+        if *underscore != b'_' || !prefix_is_valid(prefix) || !is_lower_hex(digits) {
+            return None;
+        }
+        let mut id = [0; ID_LEN];
+        let mut secret = [0; SECRET_LEN];
+        hex::decode_to_slice(&digits[..2 * ID_LEN], &mut id).ok()?;
+        hex::decode_to_slice(&digits[2 * ID_LEN..], &mut secret).ok()?;
+        let id = TokenId(id);
+        id.is_well_formed().then_some(Self { id, secret })
+    }
+
+    /// The public id.
+    pub fn id(&self) -> TokenId {
+        self.id
+    }
+
+    /// The digest that the database keeps.
+    pub fn digest(&self) -> Digest {
+        let mut hasher = Sha256::new();
+        hasher.update(self.id.0);
+        hasher.update(self.secret);
+        Digest(hasher.finalize().into())
+    }
+
+    /// The text to hand out, once. `prefix` must be valid (see [`prefix_is_valid`]).
+    pub fn text(&self, prefix: &[u8]) -> TokenText {
+        let mut bytes = [b'_'; TEXT_MAX];
+        let start = prefix.len() + 1;
+        bytes[..prefix.len()].copy_from_slice(prefix);
+        let (id, secret) = bytes[start..start + DIGITS].split_at_mut(2 * ID_LEN);
+        // Lengths are twice those of the inputs, the only thing that this can refuse.
+        hex::encode_to_slice(self.id.0, id).expect("an id has 32 digits");
+        hex::encode_to_slice(self.secret, secret).expect("a secret has 64 digits");
+        TokenText { bytes, len: start + DIGITS }
+    }
+}
+
+/// The text of a token, kept off the heap.
+pub struct TokenText {
+    bytes: [u8; TEXT_MAX],
+    len: usize,
+}
+
+impl TokenText {
+    /// ASCII, as handed out.
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+/// Whether `prefix` can lead a token: 1 to 16 lower-case ASCII letters, digits and `_`.
+pub fn prefix_is_valid(prefix: &[u8]) -> bool {
+    let allowed = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';
+    !prefix.is_empty() && prefix.len() <= PREFIX_MAX && prefix.iter().all(allowed)
+}
+
+fn is_lower_hex(digits: &[u8]) -> bool {
+    digits.iter().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
+}
