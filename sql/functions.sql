@@ -37,7 +37,7 @@ COMMENT ON FUNCTION @extschema@.temptoken_unregister_scope(text) IS
 Errors: 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_well_known_scopes(OUT name text, OUT resource_id_is text) RETURNS SETOF record
-LANGUAGE sql IMMUTABLE PARALLEL SAFE
+LANGUAGE sql IMMUTABLE PARALLEL SAFE SET search_path = pg_catalog, pg_temp
 AS $$
     VALUES
         ('mcp_auth', 'id of the OAuth flow that a user authorizes for an MCP server'),

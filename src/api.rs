@@ -57,6 +57,7 @@ sql_function!(temptoken_delete_expired, pg_finfo_temptoken_delete_expired, delet
 // ---------------------------------------------------------------------------------------------------------------------
 
 fn register_scope(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_register_scope()");
     check_scope(call, [0, 1, 3, 2, 4, 5])?;
     let columns = [0, 1, 3, 2, 4, 5].map(|argument| call.datum(argument));
     if scopes::register(&columns, call.boolean(6).unwrap_or(false))? {
@@ -115,11 +116,13 @@ fn mint_request<'call>(call: &Call<'call>) -> mint::Request<'call> {
 }
 
 fn mint_one(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_mint()");
     mint::one(call, &mint_request(call), call.text(1)).map(Some)
 }
 
 fn mint_many(call: &Call<'_>) -> Answer {
     static ROW: RowType = RowType::new(&[(c"resource_id", pg_sys::TEXTOID), (c"token", pg_sys::TEXTOID)]);
+    pg::require_writable(c"temptoken_mint_many()");
     let pairs = mint::many(call, &mint_request(call), 1)?;
     call.rows(&ROW, |put| {
         for (resource_id, token) in pairs.resource_ids.iter().zip(pairs.tokens) {

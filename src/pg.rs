@@ -106,8 +106,9 @@ impl<'call> Call<'call> {
             let info = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             let previous = pg_sys::MemoryContextSwitchTo((*(*info).econtext).ecxt_per_query_memory);
             let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+            // The executor frees the description with the store (executor/execSRF.c), so it gets its own.
+            let description = pg_sys::CreateTupleDescCopy(row_type.description());
             pg_sys::MemoryContextSwitchTo(previous);
-            let description = row_type.description();
             (*info).returnMode = pg_sys::SetFunctionReturnMode::SFRM_Materialize;
             (*info).setResult = store;
             (*info).setDesc = description;
@@ -576,11 +577,12 @@ impl Statement {
         unsafe {
             let owner = lock_and_get_owner(relation)?;
             spi_check(pg_sys::SPI_connect());
-            let plan = self.plan();
             let (mut user, mut context) = (pg_sys::InvalidOid, 0);
             pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
             let as_owner = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as c_int;
             pg_sys::SetUserIdAndSecContext(owner, context | as_owner);
+            // Planned as the owner too: parsing asks for USAGE on the schema.
+            let plan = self.plan();
             let snapshot = pg_sys::GetLatestSnapshot();
             let none = ptr::null_mut();
             spi_check(SPI_execute_snapshot(plan, values.as_mut_ptr(), nulls.as_ptr(), snapshot, none, false, true, 0));

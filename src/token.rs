@@ -160,6 +160,11 @@ impl TokenText {
     }
 }
 
+/// Whether a token has expired at `now`: from the moment `expires_at` itself on. Both in microseconds of one epoch.
+pub fn has_expired(expires_at: i64, now: i64) -> bool {
+    expires_at <= now
+}
+
 /// Whether `prefix` can lead a token: 1 to 16 lower-case ASCII letters, digits and `_`.
 pub fn prefix_is_valid(prefix: &[u8]) -> bool {
     let allowed = |byte: &u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || *byte == b'_';

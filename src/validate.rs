@@ -6,7 +6,7 @@
 use crate::errors::{Error, Refusal};
 use crate::pg::{self, Call};
 use crate::store::{scopes, tokens};
-use crate::token::Token;
+use crate::token::{Token, has_expired};
 
 /// A request as it was presented. NULL is `None` and matches nothing.
 pub struct Request<'call> {
@@ -37,7 +37,7 @@ pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses)
     // Round again only after another transaction has taken the use that was there: then there is one less.
     loop {
         let Some(row) = find(call, &token)? else { return refused(Refusal::TokenNotFound, b"") };
-        if row.expires_at <= pg::now() {
+        if has_expired(row.expires_at, pg::now()) {
             return refused(Refusal::TokenExpired, row.scope);
         }
         let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
@@ -56,7 +56,7 @@ pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses)
         }
         if tokens::spend(row.id)? {
             // Spending may have waited for another transaction, past the expiry.
-            let expired = row.expires_at <= pg::now();
+            let expired = has_expired(row.expires_at, pg::now());
             return if expired { refused(Refusal::TokenExpired, row.scope) } else { Ok(Verdict::Ok(row)) };
         }
     }

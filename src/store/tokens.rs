@@ -129,6 +129,7 @@ pub fn spend(id: TokenId) -> Result<bool, Error> {
           WHERE id OPERATOR(pg_catalog.=) $1 AND uses_left OPERATOR(pg_catalog.>) 0",
         &[pg_sys::UUIDOID],
     );
+    pg::require_writable(c"spending validation");
     let spent = SPEND.run(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0;
     if spent {
         pg::force_synchronous_commit();

@@ -80,7 +80,7 @@ fn sweep() {
         let milliseconds = started.elapsed().as_millis();
         in_transaction(|| {
             let database = pg::database_name();
-            pgrx::log!("temptoken: swept {removed} expired tokens of database \"{database}\" in {milliseconds} ms");
+            pgrx::log!("temptoken: swept database \"{database}\": {removed} rows in {milliseconds} ms");
             Ok(())
         });
     }

@@ -1,0 +1,51 @@
+# Every target installs what it needs on a machine that has a Rust toolchain, make and apt; PG_CONFIG chooses another
+# PostgreSQL than the distribution's 15.
+
+PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+export PG_CONFIG
+export PGRX_HOME := $(CURDIR)/target/pgrx
+
+# Known only once `setup` has run.
+MAJOR = $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
+FEATURES = --no-default-features --features pg$(MAJOR)
+SUDO = $(shell [ -w "$$($(PG_CONFIG) --pkglibdir)" ] && [ -w "$$($(PG_CONFIG) --sharedir)/extension" ] || echo --sudo)
+
+.PHONY: help
+help: ## List the targets
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+
+.PHONY: setup
+setup: ## Install what building needs: PostgreSQL, its headers, libclang, cargo-pgrx
+	@scripts/setup
+
+.PHONY: install
+install: setup ## Build the extension and install it into the PostgreSQL of PG_CONFIG
+	@cargo pgrx install --release --pg-config $(PG_CONFIG) $(FEATURES) $(SUDO) 2>&1 | grep -v -e Discovered -e Copying -e Writing; \
+		exit $${PIPESTATUS[0]}
+
+.PHONY: demo
+demo: install ## Play the main job on a throwaway cluster: SQL, then the answer
+	@scripts/demo
+
+.PHONY: psql
+psql: install ## Open a prompt on the demo's cluster, with the extension loaded
+	@scripts/cluster start
+	@scripts/cluster psql -q -c 'CREATE EXTENSION IF NOT EXISTS temptoken'; scripts/cluster psql; scripts/cluster stop
+
+.PHONY: test
+test: lint install ## Run every check and test
+	cargo test --release $(FEATURES) --no-fail-fast
+
+.PHONY: lint
+lint: setup ## Check format, clippy, and the install script with pgspot
+	@scripts/setup --lint
+	cargo fmt --check
+	cargo clippy --release --all-targets $(FEATURES) -- -D warnings
+	cat sql/tables.sql sql/functions.sql | target/pgspot/bin/pgspot
+
+.PHONY: clean
+clean: ## Remove the demo's cluster and everything that was built
+	@if [ -x "$(PG_CONFIG)" ]; then scripts/cluster destroy; fi
+	cargo clean
+
+SHELL := /bin/bash

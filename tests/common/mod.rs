@@ -1,0 +1,236 @@
+//! Throwaway clusters for tests that drive a real server from outside.
+//!
+//! PG_CONFIG chooses the PostgreSQL (default: the distribution's 15); the extension must be installed into it, which
+//! `make test` does. As root, servers run as the user postgres, since PostgreSQL refuses to run as root.
+
+#![allow(dead_code)]
+
+use std::fmt::Write as _;
+use std::fs;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::{Duration, Instant};
+
+use postgres::{Client, NoTls, SimpleQueryMessage};
+use tempfile::TempDir;
+
+/// How long a test waits for what should come in a moment.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What `pg_config OPTION` prints.
+pub fn pg_config(option: &str) -> String {
+    let program = std::env::var("PG_CONFIG").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".into());
+    let output = Command::new(&program).arg(option).output().unwrap_or_else(|error| panic!("{program}: {error}"));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// The major version of the PostgreSQL under test.
+pub fn major() -> u32 {
+    let version = pg_config("--version");
+    let digits: String = version.trim_start_matches("PostgreSQL ").chars().take_while(char::is_ascii_digit).collect();
+    digits.parse().unwrap_or_else(|_| panic!("no version in {version:?}"))
+}
+
+fn is_root() -> bool {
+    fs::metadata("/proc/self").unwrap().uid() == 0
+}
+
+/// A program of PostgreSQL, to be run as the user that servers run as.
+fn server_program(name: &str) -> Command {
+    let program = Path::new(&pg_config("--bindir")).join(name);
+    let mut command = if is_root() {
+        let mut command = Command::new("runuser");
+        command.args(["-u", "postgres", "--"]).arg(program);
+        command
+    } else {
+        Command::new(program)
+    };
+    // What a developer's shell sets must not change what a server answers.
+    command.env_remove("RUST_BACKTRACE").current_dir("/");
+    command
+}
+
+fn run(command: &mut Command) -> Output {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    assert!(
+        output.status.success(),
+        "{command:?}\n{}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+/// A server of its own in a directory of its own; stopped and removed when dropped.
+pub struct Cluster {
+    dir: TempDir,
+}
+
+impl Cluster {
+    /// A new, running cluster with these lines added to postgresql.conf.
+    pub fn start(settings: &[&str]) -> Self {
+        let cluster = Self::new_dir();
+        let data = cluster.data();
+        run(server_program("initdb")
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(&data));
+        cluster.configure(settings);
+        cluster.launch();
+        cluster
+    }
+
+    /// A new cluster with the library preloaded, a sweep every second, and the extension in database postgres.
+    pub fn with_extension(settings: &[&str]) -> Self {
+        let preloaded = ["shared_preload_libraries = 'temptoken'", "temptoken.sweep_interval = 1s"];
+        let cluster = Self::start(&[&preloaded, settings].concat());
+        cluster.connect("postgres").batch_execute("CREATE EXTENSION temptoken").unwrap();
+        cluster
+    }
+
+    /// A hot standby of this cluster that streams from it.
+    pub fn standby(&self) -> Self {
+        let standby = Self::new_dir();
+        run(server_program("pg_basebackup")
+            .args(["-R", "--no-sync", "-c", "fast", "-U", "postgres", "-h"])
+            .arg(self.dir.path())
+            .arg("-D")
+            .arg(standby.data()));
+        standby.configure(&[]);
+        standby.launch();
+        standby
+    }
+
+    fn new_dir() -> Self {
+        // Short, and reachable for the server's user: the socket lies in it.
+        let dir = tempfile::Builder::new().prefix("temptoken-test-").tempdir_in("/tmp").unwrap();
+        if is_root() {
+            run(Command::new("chown").arg("postgres").arg(dir.path()));
+        }
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        Self { dir }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.dir.path().join("data")
+    }
+
+    /// Adds lines to postgresql.conf; they hold from the next start or reload.
+    pub fn configure(&self, settings: &[&str]) {
+        let path = self.data().join("postgresql.conf");
+        let mut conf = fs::read_to_string(&path).unwrap();
+        let socket = format!("unix_socket_directories = '{}'", self.dir.path().display());
+        for line in ["listen_addresses = ''", &socket, "fsync = off", "max_connections = 120"].iter().chain(settings) {
+            writeln!(conf, "{line}").unwrap();
+        }
+        fs::write(&path, conf).unwrap();
+    }
+
+    fn pg_ctl(&self, arguments: &[&str]) -> Output {
+        let mut command = server_program("pg_ctl");
+        command.arg("-D").arg(self.data()).args(["-s", "-w", "-t", "60"]).args(arguments);
+        run(&mut command)
+    }
+
+    fn launch(&self) {
+        // pg_ctl's output would keep our pipe open as long as the server runs: it goes to the log.
+        let log = self.log_path().display().to_string();
+        let mut command = server_program("pg_ctl");
+        command.arg("-D").arg(self.data()).args(["-s", "-w", "-t", "60", "-l", &log, "start"]);
+        let status = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status().unwrap();
+        assert!(status.success(), "the server does not start:\n{}", self.log());
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.dir.path().join("log")
+    }
+
+    /// Starts a stopped cluster.
+    pub fn start_again(&self) {
+        self.launch();
+    }
+
+    /// Stops the cluster (`fast`, `immediate`); how long that took.
+    pub fn stop(&self, mode: &str) -> Duration {
+        let begun = Instant::now();
+        self.pg_ctl(&["-m", mode, "stop"]);
+        begun.elapsed()
+    }
+
+    /// Has the server read its configuration again.
+    pub fn reload(&self) {
+        self.pg_ctl(&["reload"]);
+    }
+
+    /// Everything that the server has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The directory of the socket, for client programs.
+    pub fn socket(&self) -> &Path {
+        self.dir.path()
+    }
+
+    /// A connection as the superuser.
+    pub fn connect(&self, database: &str) -> Client {
+        self.connect_as("postgres", database)
+    }
+
+    /// A connection as `user`.
+    pub fn connect_as(&self, user: &str, database: &str) -> Client {
+        let mut config = postgres::Config::new();
+        config.host_path(self.dir.path()).user(user).dbname(database).application_name("test");
+        config.connect(NoTls).unwrap_or_else(|error| panic!("{error:?}\n{}", self.log()))
+    }
+
+    /// psql of the PostgreSQL under test, on `database`, as the superuser.
+    pub fn psql(&self, database: &str) -> Command {
+        let mut command = Command::new(Path::new(&pg_config("--bindir")).join("psql"));
+        command.args(["-X", "-q", "-U", "postgres", "-d", database, "-h"]).arg(self.dir.path());
+        command
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.data().join("postmaster.pid").exists() {
+            let mut command = server_program("pg_ctl");
+            let _ = command.arg("-D").arg(self.data()).args(["-s", "-w", "-m", "immediate", "stop"]).output();
+        }
+        if std::thread::panicking() {
+            eprintln!("log of the server:\n{}", self.log());
+        }
+    }
+}
+
+/// The first column of the first row, as text. NULL is `None`.
+pub fn value(client: &mut Client, sql: &str) -> Option<String> {
+    let messages = client.simple_query(sql).unwrap_or_else(|error| panic!("{sql}: {error:?}"));
+    messages.into_iter().find_map(|message| match message {
+        SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
+        _ => None,
+    })
+}
+
+/// The first column of the first row, as text that is there.
+pub fn text(client: &mut Client, sql: &str) -> String {
+    value(client, sql).unwrap_or_else(|| panic!("{sql}: no value"))
+}
+
+/// The SQLSTATE that `sql` fails with, or `ok`.
+pub fn sqlstate(client: &mut Client, sql: &str) -> String {
+    match client.simple_query(sql) {
+        Ok(_) => "ok".to_owned(),
+        Err(error) => error.code().map_or_else(|| format!("{error:?}"), |code| code.code().to_owned()),
+    }
+}
+
+/// Asks again until the answer is yes; fails the test after [`PATIENCE`].
+pub fn wait_until(what: &str, mut ask: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !ask() {
+        assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}

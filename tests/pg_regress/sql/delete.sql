@@ -1,0 +1,98 @@
+-- Deletion by token, id, resource id, scope and expiry. None and many are both success.
+
+SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
+SELECT public.temptoken_register_scope('other', ARRAY['GET /other'], '1 hour');
+SELECT public.temptoken_mint('files', '42', '1 hour') AS token, public.temptoken_mint('files', '42', '1 hour') AS second \gset
+
+-- By token: only the whole token will do; its id alone is worth nothing.
+SELECT public.temptoken_delete(overlay(:'token' PLACING 'ffff' FROM 90));
+SELECT public.temptoken_delete(left(:'token', 35));
+SELECT public.temptoken_delete(NULL), public.temptoken_delete('');
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status;
+SELECT public.temptoken_delete(:'token');
+SELECT public.temptoken_delete(:'token');
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status,
+       (public.temptoken_try_validate(:'second', 'GET', '/files/42')).status;
+
+-- By id.
+SELECT public.temptoken_delete_by_id(substr(:'second', 4, 32)::uuid);
+SELECT public.temptoken_delete_by_id(substr(:'second', 4, 32)::uuid);
+SELECT public.temptoken_delete_by_id(NULL);
+SELECT (public.temptoken_try_validate(:'second', 'GET', '/files/42')).status;
+
+-- By resource id: of that scope only; NULL and empty delete nothing.
+SELECT count(*) FROM public.temptoken_mint_many('files', '{a,a,a,b}', '1 hour');
+SELECT count(*) FROM public.temptoken_mint_many('other', ARRAY['a', ''], '1 hour');
+SELECT public.temptoken_delete_by_resource_id('files', 'a');
+SELECT public.temptoken_delete_by_resource_id('files', 'a');
+SELECT public.temptoken_delete_by_resource_id('files', '%'), public.temptoken_delete_by_resource_id('%', 'b');
+SELECT public.temptoken_delete_by_resource_id('files', NULL), public.temptoken_delete_by_resource_id(NULL, 'a'),
+       public.temptoken_delete_by_resource_id('other', ''), public.temptoken_delete_by_resource_id('', 'a'),
+       public.temptoken_delete_by_resource_id(NULL, NULL);
+SELECT scope, resource_id FROM temptoken.temp_tokens ORDER BY scope, resource_id;
+
+-- By scope, registered or not.
+SELECT public.temptoken_unregister_scope('other');
+SELECT public.temptoken_delete_by_scope('other');
+SELECT public.temptoken_delete_by_scope('other'), public.temptoken_delete_by_scope(NULL), public.temptoken_delete_by_scope('');
+SELECT scope, resource_id FROM temptoken.temp_tokens;
+
+-- By expiry. A time to come is taken at its word.
+SELECT count(*) FROM public.temptoken_mint_many('files', ARRAY(SELECT 'x' || i FROM generate_series(1, 12345) i), '1 millisecond');
+SELECT count(*) FROM public.temptoken_mint_many('files', '{live}', '30 minutes');
+SELECT pg_sleep(0.01);
+SELECT public.temptoken_delete_expired('2000-01-01'), public.temptoken_delete_expired('-infinity'),
+       public.temptoken_delete_expired(NULL);
+SELECT public.temptoken_delete_expired();
+SELECT public.temptoken_delete_expired();
+SELECT resource_id FROM temptoken.temp_tokens;
+-- The column decides, not the id: this one was given more time.
+SELECT count(*) FROM public.temptoken_mint_many('files', '{given}', '1 millisecond');
+UPDATE temptoken.temp_tokens SET expires_at = clock_timestamp() + interval '1 minute' WHERE resource_id = 'given';
+SELECT pg_sleep(0.01);
+SELECT public.temptoken_delete_expired();
+SELECT public.temptoken_delete_expired(clock_timestamp() + interval '10 minutes');
+SELECT resource_id FROM temptoken.temp_tokens;
+SELECT public.temptoken_delete_expired('infinity');
+SELECT count(*) FROM temptoken.temp_tokens;
+
+-- Deletions belong to their transaction.
+SELECT public.temptoken_mint('files', '42', '1 hour') AS token \gset
+BEGIN;
+SELECT public.temptoken_delete(:'token');
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status;
+ROLLBACK;
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status;
+
+-- None in a read-only transaction, not even of nothing.
+\set VERBOSITY sqlstate
+BEGIN READ ONLY;
+SELECT public.temptoken_delete(NULL);
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT public.temptoken_delete_by_id(NULL);
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT public.temptoken_delete_by_resource_id('files', 'none');
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT public.temptoken_delete_by_scope('none');
+ROLLBACK;
+BEGIN READ ONLY;
+SELECT public.temptoken_delete_expired();
+ROLLBACK;
+\set VERBOSITY default
+
+-- The table's own users: triggers see what the functions do, and their errors keep their SQLSTATE.
+CREATE FUNCTION pg_temp.refuse() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE EXCEPTION 'kept for the record' USING ERRCODE = 'QQ123';
+END $$;
+CREATE TRIGGER refuse BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION pg_temp.refuse();
+\set VERBOSITY sqlstate
+SELECT public.temptoken_delete(:'token');
+\set VERBOSITY default
+DROP TRIGGER refuse ON temptoken.temp_tokens;
+
+DELETE FROM temptoken.temp_tokens;
+DELETE FROM temptoken.scopes;

@@ -1,0 +1,77 @@
+-- The extension as an object: what it owns, what it says of it, where it can live, what it never adopts.
+
+CREATE FUNCTION pg_temp.of_extension() RETURNS SETOF pg_depend LANGUAGE sql AS $$
+    SELECT * FROM pg_depend
+    WHERE refclassid = 'pg_extension'::regclass AND deptype = 'e'
+        AND refobjid = (SELECT oid FROM pg_extension WHERE extname = 'temptoken')
+$$;
+
+-- Every object, by name: a change of this list is a change of the interface.
+SELECT i.type, i.identity COLLATE "C" AS identity
+FROM pg_temp.of_extension(), pg_identify_object(classid, objid, objsubid) AS i
+WHERE classid <> 'pg_type'::regclass ORDER BY 1, 2;
+-- Each has its COMMENT.
+SELECT objid AS without_comment FROM pg_temp.of_extension()
+WHERE classid <> 'pg_type'::regclass AND obj_description(objid, classid::regclass::name) IS NULL;
+SELECT attrelid::regclass AS relation, attname AS without_comment FROM pg_attribute
+WHERE attrelid IN ('temptoken.scopes'::regclass, 'temptoken.temp_tokens'::regclass) AND attnum > 0
+    AND col_description(attrelid, attnum) IS NULL;
+-- No function is STRICT, or of a volatility that would let an answer be kept.
+SELECT proname, proisstrict, provolatile FROM pg_temp.of_extension() JOIN pg_proc p ON p.oid = objid
+WHERE classid = 'pg_proc'::regclass AND (proisstrict OR provolatile <> 'v') ORDER BY 1;
+
+-- It does not move: the functions' home is chosen once.
+CREATE SCHEMA regress_elsewhere;
+ALTER EXTENSION temptoken SET SCHEMA regress_elsewhere;
+
+DROP EXTENSION temptoken;
+SELECT count(*) FROM pg_namespace WHERE nspname = 'temptoken';
+
+-- Objects of its names that were here before are an error, and stay what they are.
+CREATE SCHEMA temptoken;
+CREATE EXTENSION temptoken SCHEMA public;
+DROP SCHEMA temptoken;
+CREATE FUNCTION public.temptoken_validate(text, text, text) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+CREATE EXTENSION temptoken SCHEMA public;
+SELECT public.temptoken_validate('a', 'b', 'c');
+DROP FUNCTION public.temptoken_validate(text, text, text);
+
+-- Schemas of difficult names: it works, or says why not.
+CREATE SCHEMA "Mixed Case";
+CREATE EXTENSION temptoken SCHEMA "Mixed Case";
+SELECT (("Mixed Case".temptoken_try_validate(NULL, NULL, NULL))).status;
+DROP EXTENSION temptoken;
+CREATE SCHEMA "a'b$c";
+CREATE EXTENSION temptoken SCHEMA "a'b$c";
+CREATE EXTENSION temptoken SCHEMA temptoken;
+DROP SCHEMA "Mixed Case", "a'b$c", regress_elsewhere;
+
+-- Dropped and made again in a session that has used it.
+CREATE EXTENSION temptoken SCHEMA public;
+SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
+SELECT public.temptoken_mint('files', '42', '1 hour') AS token \gset
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status;
+DROP EXTENSION temptoken;
+CREATE EXTENSION temptoken SCHEMA public;
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status;
+SELECT public.temptoken_mint('files', '42', '1 hour');
+SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
+SELECT (public.temptoken_try_validate(public.temptoken_mint('files', '42', '1 hour'), 'GET', '/files/42')).status;
+
+-- Tables that were altered beyond recognition are refused, not misread.
+BEGIN;
+ALTER TABLE temptoken.temp_tokens ALTER COLUMN scope TYPE varchar(300);
+SELECT (public.temptoken_try_validate(public.temptoken_mint('files', '42', '1 hour'), 'GET', '/files/42')).status;
+ROLLBACK;
+BEGIN;
+ALTER TABLE temptoken.temp_tokens RENAME TO gone;
+SELECT (public.temptoken_try_validate('tt_' || repeat('0', 12) || '8' || repeat('0', 3) || '8' || repeat('0', 79), 'GET', '/')).status;
+ROLLBACK;
+-- A column of one's own is no harm.
+ALTER TABLE temptoken.temp_tokens ADD COLUMN note text DEFAULT 'mine';
+SELECT (public.temptoken_try_validate(public.temptoken_mint('files', '42', '1 hour'), 'GET', '/files/42')).status;
+ALTER TABLE temptoken.temp_tokens DROP COLUMN note;
+SELECT (public.temptoken_try_validate(public.temptoken_mint('files', '42', '1 hour'), 'GET', '/files/42')).status;
+
+DELETE FROM temptoken.temp_tokens;
+DELETE FROM temptoken.scopes;
