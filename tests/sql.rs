@@ -65,7 +65,14 @@ fn regression_cluster() -> Cluster {
 fn regress(environment: &str, out: &str) {
     let cluster = regression_cluster();
     cluster.connect("regression").batch_execute("CREATE EXTENSION temptoken").unwrap();
-    run_suite(driver("regress", "pg_regress"), &tests_dir().join("pg_regress"), ("sql", "sql"), &cluster, environment, out);
+    run_suite(
+        driver("regress", "pg_regress"),
+        &tests_dir().join("pg_regress"),
+        ("sql", "sql"),
+        &cluster,
+        environment,
+        out,
+    );
 }
 
 #[test]

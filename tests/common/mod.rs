@@ -181,7 +181,36 @@ impl Cluster {
     pub fn connect_as(&self, user: &str, database: &str) -> Client {
         let mut config = postgres::Config::new();
         config.host_path(self.dir.path()).user(user).dbname(database).application_name("test");
+        // A test that hangs says where.
+        config.options("-c statement_timeout=60s");
         config.connect(NoTls).unwrap_or_else(|error| panic!("{error:?}\n{}", self.log()))
+    }
+
+    /// Whether any file of the cluster, its WAL and its log included, contains these bytes.
+    pub fn files_contain(&self, needle: &[u8]) -> bool {
+        fn search(dir: &Path, finder: &dyn Fn(&[u8]) -> bool) -> bool {
+            fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()).any(|entry| {
+                let kind = entry.file_type().unwrap();
+                (kind.is_dir() && search(&entry.path(), finder))
+                    || (kind.is_file() && fs::read(entry.path()).is_ok_and(|bytes| finder(&bytes)))
+            })
+        }
+        let (first, rest) = needle.split_first().unwrap();
+        search(self.dir.path(), &|bytes: &[u8]| {
+            bytes.iter().enumerate().any(|(at, byte)| byte == first && bytes[at + 1..].starts_with(rest))
+        })
+    }
+
+    /// What pg_dump writes of `database`.
+    pub fn dump(&self, database: &str) -> String {
+        let mut command = server_program("pg_dump");
+        command.args(["-U", "postgres", "-h"]).arg(self.dir.path()).arg(database);
+        String::from_utf8(run(&mut command).stdout).unwrap()
+    }
+
+    /// Whether this PostgreSQL comes with pg_basebackup.
+    pub fn can_make_standbys() -> bool {
+        Path::new(&pg_config("--bindir")).join("pg_basebackup").exists()
     }
 
     /// psql of the PostgreSQL under test, on `database`, as the superuser.
