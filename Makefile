@@ -20,8 +20,7 @@ setup: ## Install what building needs: PostgreSQL, its headers, libclang, cargo-
 
 .PHONY: install
 install: setup ## Build the extension and install it into the PostgreSQL of PG_CONFIG
-	@cargo pgrx install --release --pg-config $(PG_CONFIG) $(FEATURES) $(SUDO) 2>&1 | grep -v -e Discovered -e Copying -e Writing; \
-		exit $${PIPESTATUS[0]}
+	cargo pgrx install --release --pg-config $(PG_CONFIG) $(FEATURES) $(SUDO)
 
 .PHONY: demo
 demo: install ## Play the main job on a throwaway cluster: SQL, then the answer
@@ -34,13 +33,13 @@ psql: install ## Open a prompt on the demo's cluster, with the extension loaded
 
 .PHONY: test
 test: lint install ## Run every check and test
-	cargo test --release $(FEATURES) --no-fail-fast
+	cargo test $(FEATURES) --no-fail-fast
 
 .PHONY: lint
 lint: setup ## Check format, clippy, and the install script with pgspot
 	@scripts/setup --lint
 	cargo fmt --check
-	cargo clippy --release --all-targets $(FEATURES) -- -D warnings
+	cargo clippy --all-targets $(FEATURES) -- -D warnings
 	cat sql/tables.sql sql/functions.sql | target/pgspot/bin/pgspot
 
 .PHONY: clean
