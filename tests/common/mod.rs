@@ -25,11 +25,9 @@ pub fn pg_config(option: &str) -> String {
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
 }
 
-/// The major version of the PostgreSQL under test.
-pub fn major() -> u32 {
-    let version = pg_config("--version");
-    let digits: String = version.trim_start_matches("PostgreSQL ").chars().take_while(char::is_ascii_digit).collect();
-    digits.parse().unwrap_or_else(|_| panic!("no version in {version:?}"))
+/// Whether the PostgreSQL under test comes with this program: some packagings leave a few out.
+pub fn has_program(name: &str) -> bool {
+    Path::new(&pg_config("--bindir")).join(name).exists()
 }
 
 fn is_root() -> bool {
@@ -206,11 +204,6 @@ impl Cluster {
         let mut command = server_program("pg_dump");
         command.args(["-U", "postgres", "-h"]).arg(self.dir.path()).arg(database);
         String::from_utf8(run(&mut command).stdout).unwrap()
-    }
-
-    /// Whether this PostgreSQL comes with pg_basebackup.
-    pub fn can_make_standbys() -> bool {
-        Path::new(&pg_config("--bindir")).join("pg_basebackup").exists()
     }
 
     /// psql of the PostgreSQL under test, on `database`, as the superuser.

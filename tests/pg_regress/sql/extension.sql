@@ -27,6 +27,7 @@ ALTER EXTENSION temptoken SET SCHEMA regress_elsewhere;
 DROP EXTENSION temptoken;
 SELECT count(*) FROM pg_namespace WHERE nspname = 'temptoken';
 
+\set SHOW_CONTEXT never
 -- Objects of its names that were here before are an error, and stay what they are.
 CREATE SCHEMA temptoken;
 CREATE EXTENSION temptoken SCHEMA public;
