@@ -1,7 +1,7 @@
 -- The functions that applications call, in the schema that CREATE EXTENSION names.
 --
 -- None is STRICT: every one sees NULL and answers it. None is IMMUTABLE or STABLE but the list of reserved names: an
--- answer depends on the clock, and on tokens that others may delete. Nothing is granted to PUBLIC: see the end.
+-- answer depends on the clock, and on tokens that others may delete. Nothing is granted to anybody: see privileges.sql.
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Scopes
@@ -93,7 +93,7 @@ CREATE FUNCTION @extschema@.temptoken_validate(
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_validate(text, text, text) IS
-'Authenticates a request: the token''s row, or an error. Spends a use of a limited token.
+'Authenticates a request: the token''s row, or an error. Spends a use of a limited token. Call it in FROM: (temptoken_validate(...)).* would call it once a column.
 method: compared without regard to ASCII case. path: the raw path as the router sees it, before decoding, without the query string; compared byte for byte.
 Errors, the first that holds: TT001 token_not_found; TT002 token_expired; TT003 scope_unknown; TT004 route_not_allowed; TT006 token_used_up; 25006 when a use would be spent in a read-only transaction.';
 
@@ -170,24 +170,99 @@ COMMENT ON FUNCTION @extschema@.temptoken_delete_expired(timestamptz) IS
 Errors: 25006 in a read-only transaction.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
--- Privileges
+-- Life-cycle
 -- ---------------------------------------------------------------------------------------------------------------------
 
--- Functions are executable by PUBLIC unless that is taken back. The functions reach the tables on their own: whoever may
--- call one needs no right on a table.
-REVOKE ALL ON FUNCTION
-    @extschema@.temptoken_register_scope(text, text[], interval, text, integer, text[], boolean),
-    @extschema@.temptoken_lookup_scope(text),
-    @extschema@.temptoken_unregister_scope(text),
-    @extschema@.temptoken_well_known_scopes(),
-    @extschema@.temptoken_mint(text, text, interval, jsonb, integer),
-    @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer),
-    @extschema@.temptoken_validate(text, text, text),
-    @extschema@.temptoken_try_validate(text, text, text),
-    @extschema@.temptoken_peek(text, text, text),
-    @extschema@.temptoken_delete(text),
-    @extschema@.temptoken_delete_by_id(uuid),
-    @extschema@.temptoken_delete_by_resource_id(text, text),
-    @extschema@.temptoken_delete_by_scope(text),
-    @extschema@.temptoken_delete_expired(timestamptz)
-FROM PUBLIC;
+CREATE FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger() RETURNS trigger
+LANGUAGE c
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger() IS
+'Trigger for a table of the application, AFTER DELETE OR UPDATE FOR EACH ROW: deletes the tokens of the row''s resource in the same transaction.
+Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint. The value before the change counts; NULL deletes nothing.
+Errors: 39P01 when it is another kind of trigger; 22023 with other than two arguments; 42703 when the column does not fit.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Identity
+-- ---------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.temptoken_authenticate(
+    token text,
+    method text,
+    path text,
+    OUT id uuid,
+    OUT scope text,
+    OUT resource_id text,
+    OUT expires_at timestamptz,
+    OUT metadata jsonb
+) RETURNS record
+LANGUAGE c VOLATILE CALLED ON NULL INPUT
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_authenticate(text, text, text) IS
+'As temptoken_validate, and binds the token to the transaction: temptoken_current_id() and its like answer for it until the transaction ends, or the savepoint in which it was bound is rolled back.
+Errors: those of temptoken_validate.';
+
+-- STABLE, so that a policy can use an index: within a statement the binding counts that stood when it began. RESTRICTED,
+-- since only the leader of a parallel query has it; a worker would answer NULL.
+CREATE FUNCTION @extschema@.temptoken_current_id() RETURNS uuid
+LANGUAGE c STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_current_id() IS
+'Id of the token that temptoken_authenticate has bound to this transaction, or NULL';
+
+CREATE FUNCTION @extschema@.temptoken_current_scope() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_current_scope() IS
+'Scope of the token that temptoken_authenticate has bound to this transaction, or NULL';
+
+CREATE FUNCTION @extschema@.temptoken_current_resource_id() RETURNS text
+LANGUAGE c STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_current_resource_id() IS
+'Resource id of the token that temptoken_authenticate has bound to this transaction, or NULL. Compare the scope too: resource ids of different scopes may be alike.';
+
+CREATE FUNCTION @extschema@.temptoken_current_metadata() RETURNS jsonb
+LANGUAGE c STABLE PARALLEL RESTRICTED
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_current_metadata() IS
+'Metadata of the token that temptoken_authenticate has bound to this transaction, or NULL';
+
+CREATE FUNCTION @extschema@.temptoken_pre_request() RETURNS void
+LANGUAGE c VOLATILE
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_pre_request() IS
+'For PostgREST''s db-pre-request: authenticates the request that PostgREST is about to serve, by its settings request.method, request.path and request.headers. The token is looked for in the header of temptoken.token_header, then in Authorization: Bearer. Without a token nothing is bound, unless temptoken.require_token is on.
+Errors: PGRST, which PostgREST answers as 401, for every refusal alike; 25006 when a use would be spent in a read-only transaction, as those of GET are.';
+
+-- ---------------------------------------------------------------------------------------------------------------------
+-- Seeing tokens without secrets
+-- ---------------------------------------------------------------------------------------------------------------------
+
+CREATE FUNCTION @extschema@.temptoken_introspect(token text) RETURNS jsonb
+LANGUAGE c VOLATILE CALLED ON NULL INPUT
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_introspect(text) IS
+'Introspection as of RFC 7662, section 2.2: {"active": false} and nothing else, or active, scope, sub (resource id), jti (token id), iat and exp (seconds since 1970). Active is a token that some request would be authorized by now. Never spends a use.';
+
+CREATE FUNCTION @extschema@.temptoken_find_tokens(text text, OUT id uuid, OUT known boolean, OUT active boolean)
+RETURNS SETOF record
+LANGUAGE c VOLATILE CALLED ON NULL INPUT
+AS 'MODULE_PATHNAME';
+COMMENT ON FUNCTION @extschema@.temptoken_find_tokens(text) IS
+'Every token that stands in a text, such as a pasted log: its id, whether this database has it, whether some request would be authorized by it now.';
+
+CREATE VIEW temptoken.active_tokens AS
+SELECT t.id, t.scope, t.resource_id, t.created_at, t.expires_at, t.uses_left, t.metadata
+FROM temptoken.temp_tokens AS t
+WHERE t.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
+    AND (t.uses_left IS NULL OR t.uses_left OPERATOR(pg_catalog.>) 0)
+    AND EXISTS (SELECT FROM temptoken.scopes AS s WHERE s.name OPERATOR(pg_catalog.=) t.scope);
+COMMENT ON VIEW temptoken.active_tokens IS
+'Tokens by which some request would be authorized now: everything but their hashes';
+COMMENT ON COLUMN temptoken.active_tokens.id IS 'Token id';
+COMMENT ON COLUMN temptoken.active_tokens.scope IS 'Name of the scope';
+COMMENT ON COLUMN temptoken.active_tokens.resource_id IS 'Resource id that the token is bound to';
+COMMENT ON COLUMN temptoken.active_tokens.created_at IS 'Time of mint';
+COMMENT ON COLUMN temptoken.active_tokens.expires_at IS 'The token is refused from this moment on';
+COMMENT ON COLUMN temptoken.active_tokens.uses_left IS 'How many more times the token validates; NULL: without limit';
+COMMENT ON COLUMN temptoken.active_tokens.metadata IS 'Whatever the application wants back with a validation';

@@ -27,7 +27,8 @@ CREATE TABLE temptoken.scopes (
         temptoken.scope_is_valid(name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods)
     )
 );
-COMMENT ON TABLE temptoken.scopes IS 'Scopes: named classes of tokens';
+COMMENT ON TABLE temptoken.scopes IS
+'Scopes: named classes of tokens. Whoever has the privilege TRIGGER here acts with the rights of the owner.';
 COMMENT ON COLUMN temptoken.scopes.name IS 'Name, 1 to 255 bytes';
 COMMENT ON COLUMN temptoken.scopes.allowed_routes IS 'Routes that a token of this scope opens, each ''METHOD /path''';
 COMMENT ON COLUMN temptoken.scopes.resource_id_in_path IS
@@ -46,10 +47,12 @@ CREATE TABLE temptoken.temp_tokens (
     expires_at timestamptz NOT NULL,
     uses_left integer,
     metadata jsonb,
-    CONSTRAINT temp_tokens_pkey PRIMARY KEY (id)
+    CONSTRAINT temp_tokens_pkey PRIMARY KEY (id),
+    CONSTRAINT temp_tokens_expire CHECK (pg_catalog.isfinite(expires_at))
 );
 CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, resource_id);
-COMMENT ON TABLE temptoken.temp_tokens IS 'Tokens that were minted and neither deleted nor swept; never their secrets';
+COMMENT ON TABLE temptoken.temp_tokens IS
+'Tokens that were minted and neither deleted nor swept; never their secrets. Whoever has the privilege TRIGGER here acts with the rights of the owner.';
 COMMENT ON COLUMN temptoken.temp_tokens.id IS
 'Token id: a version 8 UUID that leads with the expiry time, so that this index is also the one on expiry';
 COMMENT ON COLUMN temptoken.temp_tokens.token_hash IS 'SHA-256 over the id''s bytes and the secret''s';
@@ -60,6 +63,7 @@ COMMENT ON COLUMN temptoken.temp_tokens.created_at IS 'Time of mint';
 COMMENT ON COLUMN temptoken.temp_tokens.expires_at IS 'The token is refused from this moment on, swept or not';
 COMMENT ON COLUMN temptoken.temp_tokens.uses_left IS 'How many more times the token validates; NULL: without limit';
 COMMENT ON COLUMN temptoken.temp_tokens.metadata IS 'Whatever the application wants back with a validation';
+COMMENT ON CONSTRAINT temp_tokens_expire ON temptoken.temp_tokens IS 'No token lives for ever';
 COMMENT ON INDEX temptoken.temp_tokens_scope_resource_id_idx IS 'For deletion by resource id and by scope';
 
 -- Sessions keep scopes in memory. A row trigger, enabled ALWAYS, because the workers of logical replication fire no
@@ -78,14 +82,6 @@ ALTER TABLE temptoken.scopes ENABLE ALWAYS TRIGGER scopes_changed;
 ALTER TABLE temptoken.scopes ENABLE ALWAYS TRIGGER scopes_truncated;
 COMMENT ON TRIGGER scopes_changed ON temptoken.scopes IS 'Empties the scope caches of all sessions';
 COMMENT ON TRIGGER scopes_truncated ON temptoken.scopes IS 'Empties the scope caches of all sessions';
-
--- Nothing for PUBLIC: neither what initdb or ALTER DEFAULT PRIVILEGES would give, nor the functions' own default.
-REVOKE ALL ON SCHEMA temptoken FROM PUBLIC;
-REVOKE ALL ON TABLE temptoken.scopes, temptoken.temp_tokens FROM PUBLIC;
-REVOKE ALL ON FUNCTION
-    temptoken.scope_is_valid(text, text[], text, interval, integer, text[]),
-    temptoken.scopes_changed()
-FROM PUBLIC;
 
 -- A dump carries scopes, which are configuration, and no tokens: restoring yesterday's would bring revoked and spent
 -- ones back to life.

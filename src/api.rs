@@ -9,12 +9,13 @@
 use pgrx::pg_sys::{self, Datum};
 
 use crate::errors::{Error, Refusal, answer};
-use crate::pg::{self, Call, RowType};
+use crate::identity::{self, Identity};
+use crate::pg::{self, Call, ColumnText, RowType};
 use crate::scope::{Scope, ScopeRow};
 use crate::store::{scopes, tokens};
 use crate::token::{Token, TokenId};
 use crate::validate::{Request, Uses, Verdict};
-use crate::{mint, validate};
+use crate::{introspection, mint, postgrest, settings, validate};
 
 type Answer = Result<Option<Datum>, Error>;
 
@@ -51,6 +52,19 @@ sql_function!(temptoken_delete_by_id, pg_finfo_temptoken_delete_by_id, delete_by
 sql_function!(temptoken_delete_by_resource_id, pg_finfo_temptoken_delete_by_resource_id, delete_by_resource_id);
 sql_function!(temptoken_delete_by_scope, pg_finfo_temptoken_delete_by_scope, delete_by_scope);
 sql_function!(temptoken_delete_expired, pg_finfo_temptoken_delete_expired, delete_expired);
+sql_function!(
+    temptoken_delete_by_resource_id_trigger,
+    pg_finfo_temptoken_delete_by_resource_id_trigger,
+    delete_by_resource_id_trigger
+);
+sql_function!(temptoken_introspect, pg_finfo_temptoken_introspect, introspect);
+sql_function!(temptoken_find_tokens, pg_finfo_temptoken_find_tokens, find_tokens);
+sql_function!(temptoken_authenticate, pg_finfo_temptoken_authenticate, authenticate);
+sql_function!(temptoken_current_id, pg_finfo_temptoken_current_id, current_id);
+sql_function!(temptoken_current_scope, pg_finfo_temptoken_current_scope, current_scope);
+sql_function!(temptoken_current_resource_id, pg_finfo_temptoken_current_resource_id, current_resource_id);
+sql_function!(temptoken_current_metadata, pg_finfo_temptoken_current_metadata, current_metadata);
+sql_function!(temptoken_pre_request, pg_finfo_temptoken_pre_request, pre_request);
 
 // ---------------------------------------------------------------------------------------------------------------------
 // Scopes
@@ -137,6 +151,19 @@ fn validation_request<'call>(call: &Call<'call>) -> Request<'call> {
 }
 
 fn validate_or_raise(call: &Call<'_>) -> Answer {
+    authorized(call, &validation_request(call)).map(|row| Some(token_row(&row)))
+}
+
+/// The token that authorizes `request`, or the refusal as an error.
+fn authorized<'call>(call: &Call<'call>, request: &Request<'call>) -> Result<tokens::TokenRow<'call>, Error> {
+    match validate::validate(call, request, Uses::Spend)? {
+        Verdict::Ok(row) => Ok(row),
+        Verdict::Refused { refusal, scope } => Err(Error::refusal(refusal, scope)),
+    }
+}
+
+/// What validate and authenticate answer.
+fn token_row(row: &tokens::TokenRow<'_>) -> Datum {
     static ROW: RowType = RowType::new(&[
         (c"id", pg_sys::UUIDOID),
         (c"scope", pg_sys::TEXTOID),
@@ -144,10 +171,7 @@ fn validate_or_raise(call: &Call<'_>) -> Answer {
         (c"expires_at", pg_sys::TIMESTAMPTZOID),
         (c"metadata", pg_sys::JSONBOID),
     ]);
-    match validate::validate(call, &validation_request(call), Uses::Spend)? {
-        Verdict::Ok(row) => Ok(Some(ROW.form(&token_columns(&row)))),
-        Verdict::Refused { refusal, scope } => Err(Error::refusal(refusal, scope)),
-    }
+    ROW.form(&token_columns(row))
 }
 
 fn try_validate(call: &Call<'_>) -> Answer {
@@ -224,6 +248,86 @@ fn delete_expired(call: &Call<'_>) -> Answer {
             return count(Ok(removed));
         }
     }
+}
+
+fn delete_by_resource_id_trigger(call: &Call<'_>) -> Answer {
+    let trigger = call.trigger_on_old_row().ok_or_else(Error::no_trigger)?;
+    let (scope, column) = trigger.two_arguments().ok_or_else(Error::trigger_arguments)?;
+    match trigger.old_value(column) {
+        ColumnText::Unfit => return Err(Error::trigger_column(column.to_bytes())),
+        ColumnText::Null => {}
+        ColumnText::Value(resource_id) => _ = tokens::delete_by_resource_id(scope.to_bytes(), resource_id)?,
+    }
+    Ok(Some(Datum::from(0)))
+}
+
+fn introspect(call: &Call<'_>) -> Answer {
+    let active = match call.text(0).and_then(Token::parse) {
+        Some(token) => validate::find_active(call, &token)?,
+        None => None,
+    };
+    Ok(Some(pg::jsonb(&introspection::response(active.as_ref()))))
+}
+
+fn find_tokens(call: &Call<'_>) -> Answer {
+    static ROW: RowType =
+        RowType::new(&[(c"id", pg_sys::UUIDOID), (c"known", pg_sys::BOOLOID), (c"active", pg_sys::BOOLOID)]);
+    let tokens = Token::find_all(call.text(0).unwrap_or_default());
+    let mut rows = Vec::with_capacity(tokens.len());
+    for token in tokens {
+        let known = validate::find(call, &token)?.is_some();
+        let active = validate::find_active(call, &token)?.is_some();
+        rows.push([Some(pg::uuid(token.id().as_bytes())), Some(Datum::from(known)), Some(Datum::from(active))]);
+    }
+    call.rows(&ROW, |put| rows.iter().for_each(|row| put(row)));
+    Ok(None)
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Identity
+// ---------------------------------------------------------------------------------------------------------------------
+
+fn authenticate(call: &Call<'_>) -> Answer {
+    let row = authorized(call, &validation_request(call))?;
+    bind(&row);
+    Ok(Some(token_row(&row)))
+}
+
+fn bind(row: &tokens::TokenRow<'_>) {
+    identity::bind(Identity {
+        id: row.id,
+        scope: row.scope.into(),
+        resource_id: row.resource_id.into(),
+        metadata: row.metadata.map(pg::to_raw),
+    });
+}
+
+fn current_id(_call: &Call<'_>) -> Answer {
+    Ok(identity::current(|identity| pg::uuid(identity.id.as_bytes())))
+}
+
+fn current_scope(_call: &Call<'_>) -> Answer {
+    Ok(identity::current(|identity| pg::varlena(&identity.scope)))
+}
+
+fn current_resource_id(_call: &Call<'_>) -> Answer {
+    Ok(identity::current(|identity| pg::varlena(&identity.resource_id)))
+}
+
+fn current_metadata(_call: &Call<'_>) -> Answer {
+    Ok(identity::current(|identity| identity.metadata.as_deref().map(pg::from_raw)).flatten())
+}
+
+fn pre_request(call: &Call<'_>) -> Answer {
+    let request = postgrest::request(call);
+    if request.token.is_none() && !settings::require_token() {
+        return Ok(Some(Datum::from(0)));
+    }
+    match validate::validate(call, &request, Uses::Spend)? {
+        Verdict::Ok(row) => bind(&row),
+        Verdict::Refused { .. } => return Err(Error::unauthorized()),
+    }
+    Ok(Some(Datum::from(0)))
 }
 
 /// A text argument that is neither NULL nor empty.

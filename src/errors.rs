@@ -51,8 +51,13 @@ enum Kind {
     InvalidResourceId,
     InvalidMaxUses,
     InvalidArray,
+    TooManyResourceIds,
     NoRandomness,
     TablesMissing,
+    NoTrigger,
+    TriggerArguments,
+    TriggerColumn,
+    Unauthorized,
 }
 
 struct Entry {
@@ -63,7 +68,7 @@ struct Entry {
 }
 
 impl Kind {
-    /// The table. Class TT is this extension's own; the last four are PostgreSQL's.
+    /// The table. Class TT is this extension's own, PGRST is PostgREST's, the others are PostgreSQL's.
     const fn entry(self) -> Entry {
         const fn row(
             name: &'static str,
@@ -130,6 +135,12 @@ impl Kind {
                 "resource_ids must be a one-dimensional array",
                 c"Pass ARRAY['id 1', 'id 2'].",
             ),
+            Self::TooManyResourceIds => row(
+                "program_limit_exceeded",
+                b"54000",
+                "resource_ids has more than 1000000 elements",
+                c"Mint them in several calls.",
+            ),
             Self::NoRandomness => row(
                 "system_error",
                 b"58000",
@@ -142,6 +153,26 @@ impl Kind {
                 "the extension's tables are missing or were altered in this database",
                 c"Give the tables of schema temptoken their columns back, or drop the extension and create it again.",
             ),
+            Self::NoTrigger => row(
+                "trigger_protocol_violated",
+                b"39P01",
+                "temptoken_delete_by_resource_id_trigger() is not called as a trigger that it can be",
+                c"Create it AFTER DELETE OR UPDATE, FOR EACH ROW.",
+            ),
+            Self::TriggerArguments => row(
+                "invalid_parameter_value",
+                b"22023",
+                "temptoken_delete_by_resource_id_trigger() takes two arguments",
+                c"EXECUTE FUNCTION temptoken_delete_by_resource_id_trigger('scope', 'column')",
+            ),
+            Self::TriggerColumn => row(
+                "undefined_column",
+                b"42703",
+                "the column of temptoken_delete_by_resource_id_trigger() cannot hold a resource id",
+                c"Name a column of the trigger's table that is of type text, varchar, uuid, smallint, integer or bigint.",
+            ),
+            // What PostgREST makes of it is in the message and the detail, not here.
+            Self::Unauthorized => row("unauthorized", b"PGRST", "", c""),
         }
     }
 }
@@ -227,6 +258,37 @@ impl Error {
         Self::new(Kind::InvalidArray)
     }
 
+    /// The trigger function is called in another way than as an AFTER ROW trigger of DELETE or UPDATE.
+    pub fn no_trigger() -> Self {
+        Self::new(Kind::NoTrigger)
+    }
+
+    /// The trigger function has other than two arguments.
+    pub fn trigger_arguments() -> Self {
+        Self::new(Kind::TriggerArguments)
+    }
+
+    /// The trigger function's column is not there, or of another type than a resource id can have.
+    pub fn trigger_column(column: &[u8]) -> Self {
+        Self {
+            message: [b"column \"", pg::clip(column), b"\" cannot hold a resource id"].concat(),
+            ..Self::new(Kind::TriggerColumn)
+        }
+    }
+
+    /// A request through PostgREST that is not authorized: 401, the same for every refusal. PostgREST makes its answer of
+    /// the JSON in message and detail (its documentation, "Errors", "RAISE Headers").
+    pub fn unauthorized() -> Self {
+        let message = br#"{"code":"401","message":"unauthorized","details":null,"hint":null}"#;
+        let detail = r#"{"status":401,"headers":{"WWW-Authenticate":"Bearer"}}"#;
+        Self { message: message.into(), ..Self::with_detail(Kind::Unauthorized, detail) }
+    }
+
+    /// mint_many: more resource ids than one call takes.
+    pub fn too_many_resource_ids() -> Self {
+        Self::new(Kind::TooManyResourceIds)
+    }
+
     /// The random generator failed.
     pub fn no_randomness() -> Self {
         Self::new(Kind::NoRandomness)
@@ -239,15 +301,15 @@ impl Error {
 
     /// Moves the error into the current memory context, so that the frame that throws it owns nothing.
     fn into_report(self) -> Report {
-        let mut message = Vec::from(*b"temptoken: ");
-        message.extend_from_slice(&self.message);
+        let prefix: &[u8] = if matches!(self.kind, Kind::Unauthorized) { b"" } else { b"temptoken: " };
+        let message = [prefix, &self.message].concat();
         let detail = (!self.detail.is_empty()).then_some(self.detail.as_bytes());
         let entry = self.kind.entry();
         Report {
             sqlstate: encode(entry.sqlstate),
             message: pg::copy_to_cstring(&message),
             detail: detail.map_or(std::ptr::null(), pg::copy_to_cstring),
-            hint: entry.hint.as_ptr(),
+            hint: if entry.hint.is_empty() { std::ptr::null() } else { entry.hint.as_ptr() },
         }
     }
 }
@@ -332,7 +394,9 @@ impl Report {
                 if !self.detail.is_null() {
                     errdetail_internal(c"%s".as_ptr(), self.detail);
                 }
-                errhint(c"%s".as_ptr(), self.hint);
+                if !self.hint.is_null() {
+                    errhint(c"%s".as_ptr(), self.hint);
+                }
                 errfinish(c"errors.rs".as_ptr(), line!() as c_int, c"throw".as_ptr());
             }
         }

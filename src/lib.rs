@@ -7,8 +7,11 @@
 
 mod api;
 mod errors;
+mod identity;
+mod introspection;
 mod mint;
 mod pg;
+mod postgrest;
 mod scope;
 mod settings;
 mod store;
@@ -20,11 +23,13 @@ pgrx::pg_module_magic!();
 
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
 pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 /// Called by PostgreSQL when it loads the library: in the postmaster, where preloaded, or in a session.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
     settings::define();
     store::watch();
+    identity::watch();
     sweep::init();
 }

@@ -6,7 +6,7 @@ use pgrx::pg_sys::Datum;
 
 use crate::errors::Error;
 use crate::pg::{self, Call, ElementType};
-use crate::scope::{MintProblem, Scope, Span};
+use crate::scope::{MintProblem, Scope, Span, TextArray};
 use crate::settings;
 use crate::store::{scopes, tokens};
 use crate::token::Token;
@@ -73,10 +73,14 @@ fn prepare<'call>(
     index: usize,
 ) -> Result<(tokens::Mint<'call>, tokens::Batch, Pairs<'call>), Error> {
     let array = call.text_array(index).filter(|array| array.dimensions <= 1).ok_or_else(Error::invalid_array)?;
+    if array.length > TextArray::LENGTH_MAX {
+        return Err(Error::too_many_resource_ids());
+    }
     let mint = request.admit(call, &array.elements)?;
     let list = || pg::datums(call, array.elements.len());
     let (ids, token_hashes, resource_ids, texts) = (list(), list(), list(), list());
     for (at, resource_id) in array.elements.iter().enumerate() {
+        pg::check_for_interrupts();
         let token = generate(mint.expires_at_ms)?;
         ids[at] = pg::uuid(token.id().as_bytes());
         token_hashes[at] = pg::varlena(token.digest().as_bytes());

@@ -3,11 +3,11 @@
 //! Lives here: what any extension would need of PostgreSQL, behind functions that are safe to call, and with that most
 //! of the `unsafe` of this crate. May not come in here: tokens, scopes, names of our tables.
 //!
-//! Two habits of this file. Nothing in it has a destructor: a PostgreSQL error leaves by longjmp or unwinds, and the
-//! server's resource owners and memory contexts clean up what was open. And memory that outlives a function is palloc'd
-//! in the context current at the call, which the executor resets.
+//! Two habits of this file. What is opened has no destructor: after an error PostgreSQL's resource owners and memory
+//! contexts clean up. And what outlives a function is palloc'd in the context current at the call, which the executor
+//! resets.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
@@ -98,6 +98,20 @@ impl<'call> Call<'call> {
         }
     }
 
+    /// The deleted or updated row that fired this trigger. `None` when the function is not called as an AFTER ROW trigger
+    /// of DELETE or UPDATE.
+    pub fn trigger_on_old_row(&self) -> Option<Trigger<'call>> {
+        self.trigger_relation()?;
+        // SAFETY: the context is a TriggerData, as trigger_relation has checked; it outlives the call.
+        let data = unsafe { &*(*self.fcinfo).context.cast::<pg_sys::TriggerData>() };
+        let event = data.tg_event;
+        let operation = event & pg_sys::TRIGGER_EVENT_OPMASK;
+        let fits = event & pg_sys::TRIGGER_EVENT_ROW != 0
+            && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
+            && (operation == pg_sys::TRIGGER_EVENT_DELETE || operation == pg_sys::TRIGGER_EVENT_UPDATE);
+        fits.then_some(Trigger { data })
+    }
+
     /// Answers with a set of rows: `fill` puts them, one call of its argument a row.
     pub fn rows(&self, row_type: &RowType, fill: impl FnOnce(&mut dyn FnMut(&[Option<Datum>]))) {
         // SAFETY: SQL declares the function as returning a set, which makes the executor pass a ReturnSetInfo; both
@@ -105,7 +119,8 @@ impl<'call> Call<'call> {
         unsafe {
             let info = (*self.fcinfo).resultinfo.cast::<pg_sys::ReturnSetInfo>();
             let previous = pg_sys::MemoryContextSwitchTo((*(*info).econtext).ecxt_per_query_memory);
-            let store = pg_sys::tuplestore_begin_heap(true, false, pg_sys::work_mem);
+            // Never to disk, whatever work_mem is: tokens may be among the rows. They are in memory already.
+            let store = pg_sys::tuplestore_begin_heap(true, false, c_int::MAX);
             // The executor frees the description with the store (executor/execSRF.c), so it gets its own.
             let description = pg_sys::CreateTupleDescCopy(row_type.description());
             pg_sys::MemoryContextSwitchTo(previous);
@@ -116,6 +131,55 @@ impl<'call> Call<'call> {
                 let (mut values, mut nulls) = split(columns);
                 pg_sys::tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
             });
+        }
+    }
+}
+
+/// A trigger call with an old row.
+pub struct Trigger<'call> {
+    data: &'call pg_sys::TriggerData,
+}
+
+/// What a row has in a column, as a text that no setting changes.
+pub enum ColumnText<'call> {
+    /// There is no such column, or its type has no such text.
+    Unfit,
+    Null,
+    Value(&'call [u8]),
+}
+
+impl<'call> Trigger<'call> {
+    /// The two arguments that CREATE TRIGGER gave. `None` when it gave another number of them.
+    pub fn two_arguments(&self) -> Option<(&'call CStr, &'call CStr)> {
+        // SAFETY: a trigger has tgnargs arguments, C strings.
+        unsafe {
+            let trigger = &*self.data.tg_trigger;
+            let argument = |at| CStr::from_ptr(*trigger.tgargs.add(at));
+            (trigger.tgnargs == 2).then(|| (argument(0), argument(1)))
+        }
+    }
+
+    /// What the old row has in `column`.
+    pub fn old_value(&self, column: &CStr) -> ColumnText<'call> {
+        // SAFETY: the tuple is of the relation, which is open. The functions of SPI that are called need no connection.
+        unsafe {
+            let description = (*self.data.tg_relation).rd_att;
+            let number = pg_sys::SPI_fnumber(description, column.as_ptr());
+            let fits = number > 0
+                && matches!(
+                    pg_sys::SPI_gettypeid(description, number),
+                    pg_sys::TEXTOID
+                        | pg_sys::VARCHAROID
+                        | pg_sys::UUIDOID
+                        | pg_sys::INT2OID
+                        | pg_sys::INT4OID
+                        | pg_sys::INT8OID
+                );
+            if !fits {
+                return ColumnText::Unfit;
+            }
+            let value = pg_sys::SPI_getvalue(self.data.tg_trigtuple, description, number);
+            if value.is_null() { ColumnText::Null } else { ColumnText::Value(CStr::from_ptr(value).to_bytes()) }
         }
     }
 }
@@ -136,13 +200,18 @@ unsafe fn varlena_bytes<'a>(datum: Datum) -> &'a [u8] {
 /// `datum` is a non-null text[].
 unsafe fn text_array<'a>(datum: Datum) -> TextArray<'a> {
     let (mut values, mut nulls, mut count) = (ptr::null_mut(), ptr::null_mut(), 0);
-    // SAFETY: deconstruct_array fills `count` values and null flags; the elements are texts.
+    // SAFETY: an array's header is followed by its dimensions (utils/array.h, ARR_DIMS). deconstruct_array fills `count`
+    // values and null flags; the elements are texts.
     unsafe {
         let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        let length = pg_sys::ArrayGetNItems((*array).ndim, array.add(1).cast::<c_int>()) as usize;
+        if length > TextArray::LENGTH_MAX {
+            return TextArray { dimensions: (*array).ndim, length, elements: Vec::new() };
+        }
         let align = pg_sys::TYPALIGN_INT as c_char;
         pg_sys::deconstruct_array(array, pg_sys::TEXTOID, -1, false, align, &mut values, &mut nulls, &mut count);
         let element = |at: usize| (!*nulls.add(at)).then(|| varlena_bytes(*values.add(at)));
-        TextArray { dimensions: (*array).ndim, elements: (0..count as usize).map(element).collect() }
+        TextArray { dimensions: (*array).ndim, length, elements: (0..count as usize).map(element).collect() }
     }
 }
 
@@ -166,6 +235,34 @@ pub fn timestamptz(unix_micros: i64) -> Datum {
 /// A text or bytea of `bytes`, palloc'd.
 pub fn varlena(bytes: &[u8]) -> Datum {
     pgrx::varlena::rust_byte_slice_to_bytea(bytes).into_pg().into()
+}
+
+/// The bytes of a jsonb or other varlena value, header included, as [`from_raw`] takes them.
+pub fn to_raw(value: Datum) -> Box<[u8]> {
+    // SAFETY: the value is a varlena; detoasted, its header says how long it is.
+    unsafe {
+        let varlena = pg_sys::pg_detoast_datum(value.cast_mut_ptr());
+        std::slice::from_raw_parts(varlena.cast::<u8>(), pgrx::varlena::varsize_any(varlena)).into()
+    }
+}
+
+/// A varlena value of the bytes that [`to_raw`] gave, palloc'd.
+pub fn from_raw(bytes: &[u8]) -> Datum {
+    // SAFETY: palloc gives as many bytes, aligned for any type, or raises an error.
+    unsafe {
+        let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
+        ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+        Datum::from(copy)
+    }
+}
+
+/// The jsonb that `text`, in the database's encoding, stands for; 22P02 when it is no JSON.
+pub fn jsonb(text: &[u8]) -> Datum {
+    // SAFETY: jsonb_in takes a C string.
+    unsafe {
+        let argument = Some(Datum::from(copy_to_cstring(text)));
+        pgrx::fcinfo::direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]).unwrap_or(Datum::from(0))
+    }
 }
 
 /// A uuid of `bytes`, palloc'd.
@@ -476,6 +573,23 @@ pub fn table_oid(schema: &CStr, name: &CStr) -> Option<Oid> {
     }
 }
 
+/// Whether table `relation` has a trigger of this name that fires always, for replicated rows too.
+pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, TableGone> {
+    // SAFETY: the relation is open while its triggers are read, of which there are numtriggers.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = open(relation, lock)?;
+        let triggers = (*table).trigdesc;
+        let fires = |trigger: &pg_sys::Trigger| {
+            CStr::from_ptr(trigger.tgname) == name && trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS
+        };
+        let found = !triggers.is_null()
+            && (0..(*triggers).numtriggers as usize).any(|at| fires(&*(*triggers).triggers.add(at)));
+        pg_sys::relation_close(table, lock);
+        Ok(found)
+    }
+}
+
 /// Whether table `relation` belongs to the extension `name`.
 pub fn belongs_to_extension(relation: Oid, name: &CStr) -> bool {
     // SAFETY: catalog lookups by name and oid.
@@ -504,23 +618,67 @@ pub fn on_relation_invalidation(callback: unsafe extern "C-unwind" fn(Datum, Oid
     unsafe { pg_sys::CacheRegisterRelcacheCallback(Some(callback), Datum::from(0)) }
 }
 
-/// Ends the cached state of `relation` in every session when this transaction commits, and in this one at once; in this
-/// one again if it rolls back. Standbys replay it.
+/// Ends the cached state of `relation` in every session when this transaction commits, and in this one with the command
+/// that is running; in this one again if it rolls back. Standbys replay it.
 pub fn invalidate_relation(relation: pg_sys::Relation) {
     // SAFETY: the relation of a running trigger is open.
     unsafe { pg_sys::CacheInvalidateRelcache(relation) }
+}
+
+/// Has these called at the end of every transaction and of every savepoint's (access/xact.h).
+pub fn on_transaction_event(
+    transaction: unsafe extern "C-unwind" fn(pg_sys::XactEvent::Type, *mut c_void),
+    subtransaction: unsafe extern "C-unwind" fn(
+        pg_sys::SubXactEvent::Type,
+        pg_sys::SubTransactionId,
+        pg_sys::SubTransactionId,
+        *mut c_void,
+    ),
+) {
+    // SAFETY: the callbacks are static functions.
+    unsafe {
+        pg_sys::RegisterXactCallback(Some(transaction), ptr::null_mut());
+        pg_sys::RegisterSubXactCallback(Some(subtransaction), ptr::null_mut());
+    }
+}
+
+/// The innermost savepoint that is open, or the transaction itself.
+pub fn subtransaction_id() -> pg_sys::SubTransactionId {
+    // SAFETY: within a transaction.
+    unsafe { pg_sys::GetCurrentSubTransactionId() }
+}
+
+/// A copy of `bytes` in the call's memory.
+pub fn keep<'call>(_call: &Call<'call>, bytes: &[u8]) -> &'call [u8] {
+    // SAFETY: palloc gives as many bytes, or raises an error; they live as long as the call.
+    unsafe {
+        let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
+        ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+        std::slice::from_raw_parts(copy, bytes.len())
+    }
+}
+
+/// The value of a setting that may not exist. Empty, which is what a setting of a past transaction leaves, is `None`.
+pub fn setting<'call>(call: &Call<'call>, name: &CStr) -> Option<&'call [u8]> {
+    // SAFETY: the value is a C string that is good until the setting changes: it is copied into the call's memory.
+    unsafe {
+        let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
+        if value.is_null() || *value == 0 {
+            return None;
+        }
+        Some(keep(call, CStr::from_ptr(value).to_bytes()))
+    }
+}
+
+/// Raises the error with which this session was told to stop, if it was.
+pub fn check_for_interrupts() {
+    pgrx::check_for_interrupts!();
 }
 
 /// Raises 25006 in a read-only transaction and on a standby, naming `command`.
 pub fn require_writable(command: &CStr) {
     // SAFETY: reads the state of the transaction.
     unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) }
-}
-
-/// Makes the commit of this transaction wait for its WAL, whatever synchronous_commit says.
-pub fn force_synchronous_commit() {
-    // SAFETY: sets a flag of the transaction.
-    unsafe { pg_sys::ForceSyncCommit() }
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -593,6 +751,17 @@ impl Statement {
         }
     }
 
+    /// As [`Self::run`]; if it changed anything, the commit of this transaction waits for its WAL, whatever
+    /// synchronous_commit says, so that no crash undoes what was taken from a token.
+    pub fn run_durably(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<Outcome, TableGone> {
+        let outcome = self.run(relation, parameters)?;
+        if outcome.rows > 0 {
+            // SAFETY: sets a flag of the transaction.
+            unsafe { pg_sys::ForceSyncCommit() };
+        }
+        Ok(outcome)
+    }
+
     /// # Safety
     /// SPI is connected.
     unsafe fn plan(&self) -> pg_sys::SPIPlanPtr {
@@ -611,6 +780,17 @@ impl Statement {
         self.plan.store(made, Ordering::Relaxed);
         made
     }
+}
+
+/// Acts as the owner of `relation`, with no way back for what runs meanwhile, until the user is set again or the
+/// transaction is rolled back. For background workers.
+pub fn become_owner(relation: Oid) -> Result<(), TableGone> {
+    // SAFETY: within a transaction.
+    unsafe {
+        let owner = lock_and_get_owner(relation)?;
+        pg_sys::SetUserIdAndSecContext(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int);
+    }
+    Ok(())
 }
 
 /// # Safety

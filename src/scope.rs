@@ -12,6 +12,12 @@ use crate::token::EXPIRES_AT_MAX_MS;
 
 /// The longest name of a scope, in bytes.
 pub const NAME_MAX: usize = 255;
+/// The most routes of a scope, and spending methods.
+pub const ROUTES_MAX: usize = 1000;
+/// The longest route, in bytes.
+pub const ROUTE_MAX: usize = 4096;
+/// The longest placeholder, in bytes.
+pub const PLACEHOLDER_MAX: usize = 64;
 /// The longest resource id, in bytes: together with the longest name it still fits an index entry.
 pub const RESOURCE_ID_MAX: usize = 2048;
 
@@ -40,7 +46,15 @@ impl Span {
 /// An array of texts as SQL gives it: any number of dimensions, NULL among its elements.
 pub struct TextArray<'a> {
     pub dimensions: i32,
+    /// Number of elements.
+    pub length: usize,
+    /// The elements; none of them was read if there are more than [`Self::LENGTH_MAX`].
     pub elements: Vec<Option<&'a [u8]>>,
+}
+
+impl TextArray<'_> {
+    /// The longest array that is read: what memory can surely hold.
+    pub const LENGTH_MAX: usize = 1_000_000;
 }
 
 /// A row of `temptoken.scopes` before it has been found valid. NULL is `None`.
@@ -61,9 +75,11 @@ pub enum Problem {
     RoutesMissing,
     NotOneDimensional(&'static str),
     NullElement(&'static str),
+    TooLong(&'static str),
     PlaceholderNull,
     PlaceholderMalformed,
     RouteMalformed { number: usize },
+    RouteTooLong { number: usize },
     MethodMalformed { number: usize },
     PathMalformed { number: usize },
     PlaceholderMissing { number: usize },
@@ -81,9 +97,15 @@ impl fmt::Display for Problem {
             Self::RoutesMissing => write!(out, "allowed_routes is NULL or empty"),
             Self::NotOneDimensional(what) => write!(out, "{what} is not a one-dimensional array"),
             Self::NullElement(what) => write!(out, "{what} contains NULL"),
+            Self::TooLong(what) => write!(out, "{what} has more than {ROUTES_MAX} elements"),
+            Self::RouteTooLong { number } => write!(out, "route {number} is longer than {ROUTE_MAX} bytes"),
             Self::PlaceholderNull => write!(out, "resource_id_in_path is NULL; without a placeholder it is ''"),
             Self::PlaceholderMalformed => {
-                write!(out, "resource_id_in_path is not made of visible ASCII characters other than / ? # %")
+                write!(
+                    out,
+                    "resource_id_in_path is not made of at most {PLACEHOLDER_MAX} visible ASCII characters other than \
+                     / ? # %"
+                )
             }
             Self::RouteMalformed { number } => write!(out, "route {number} is not of the form METHOD /path"),
             Self::MethodMalformed { number } => write!(out, "the method of route {number} is not a token of RFC 9110"),
@@ -141,7 +163,9 @@ impl Scope {
             return Err(Problem::NameTooLong);
         }
         let placeholder = row.resource_id_in_path.ok_or(Problem::PlaceholderNull)?;
-        if !placeholder.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(byte)) {
+        if placeholder.len() > PLACEHOLDER_MAX
+            || !placeholder.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(byte))
+        {
             return Err(Problem::PlaceholderMalformed);
         }
         let routes = read_routes(row.allowed_routes.as_ref(), placeholder)?;
@@ -209,6 +233,9 @@ fn read_elements<'a>(array: &TextArray<'a>, what: &'static str) -> Result<Vec<&'
     if array.dimensions > 1 {
         return Err(Problem::NotOneDimensional(what));
     }
+    if array.length > ROUTES_MAX {
+        return Err(Problem::TooLong(what));
+    }
     array.elements.iter().copied().collect::<Option<_>>().ok_or(Problem::NullElement(what))
 }
 
@@ -221,6 +248,9 @@ fn read_routes(array: Option<&TextArray<'_>>, placeholder: &[u8]) -> Result<Vec<
 }
 
 fn read_route(route: &[u8], placeholder: &[u8], number: usize) -> Result<Route, Problem> {
+    if route.len() > ROUTE_MAX {
+        return Err(Problem::RouteTooLong { number });
+    }
     let space = route.iter().position(|byte| *byte == b' ').ok_or(Problem::RouteMalformed { number })?;
     let (method, path) = (&route[..space], &route[space + 1..]);
     if !is_method(method) {

@@ -14,6 +14,8 @@ static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
 static SWEEP_BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(10_000);
 static SWEEP_DATABASES: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c""));
 static TOKEN_PREFIX: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"tt"));
+static TOKEN_HEADER: GucSetting<Option<CString>> = GucSetting::<Option<CString>>::new(Some(c"X-Temp-Token"));
+static REQUIRE_TOKEN: GucSetting<bool> = GucSetting::<bool>::new(false);
 
 /// Declares the settings to PostgreSQL, once a process.
 pub fn define() {
@@ -61,6 +63,22 @@ pub fn define() {
             None,
             None,
         );
+        GucRegistry::define_string_guc(
+            c"temptoken.token_header",
+            c"Request header in which temptoken_pre_request() looks for a token.",
+            c"Without that header it looks for Authorization: Bearer with a token in it.",
+            &TOKEN_HEADER,
+            GucContext::Suset,
+            GucFlags::empty(),
+        );
+        GucRegistry::define_bool_guc(
+            c"temptoken.require_token",
+            c"Has temptoken_pre_request() refuse requests without a token.",
+            c"Off: such requests are left to the other rules of the database.",
+            &REQUIRE_TOKEN,
+            GucContext::Suset,
+            GucFlags::empty(),
+        );
         #[cfg(not(any(feature = "pg13", feature = "pg14")))]
         pg_sys::MarkGUCPrefixReserved(c"temptoken".as_ptr());
     }
@@ -85,6 +103,16 @@ pub fn sweeps_database(database: &CStr) -> bool {
         Some(names) => names.iter().any(|name| name.as_c_str() == database),
         None => false,
     }
+}
+
+/// The request header in which a token is looked for first.
+pub fn token_header() -> CString {
+    TOKEN_HEADER.get().unwrap_or_default()
+}
+
+/// Whether a request without a token is refused.
+pub fn require_token() -> bool {
+    REQUIRE_TOKEN.get()
 }
 
 /// What new tokens start with.

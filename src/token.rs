@@ -3,6 +3,9 @@
 //! Lives here: how a token is made, written, read and compared. May not come in here: anything of PostgreSQL, of
 //! scopes, of storage. These are pure functions over bytes, but for the operating system's random generator.
 
+use std::collections::HashSet;
+use std::fmt;
+
 use rand::TryRng;
 use rand::rngs::SysRng;
 use sha2::{Digest as _, Sha256};
@@ -67,6 +70,17 @@ impl TokenId {
     }
 }
 
+impl fmt::Display for TokenId {
+    /// The UUID's text.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, byte) in self.0.iter().enumerate() {
+            let dash = if matches!(index, 4 | 6 | 8 | 10) { "-" } else { "" };
+            write!(out, "{dash}{byte:02x}")?;
+        }
+        Ok(())
+    }
+}
+
 /// What is stored of a token beside its id: SHA-256 over id and secret.
 #[derive(Clone, Copy)]
 pub struct Digest([u8; DIGEST_LEN]);
@@ -119,6 +133,17 @@ impl Token {
         hex::decode_to_slice(&digits[2 * ID_LEN..], &mut secret).ok()?;
         let id = TokenId(id);
         id.is_well_formed().then_some(Self { id, secret })
+    }
+
+    /// Every token that stands in `text`, with other text around it or not, each once and in order of first appearance.
+    pub fn find_all(text: &[u8]) -> Vec<Self> {
+        let mut seen = HashSet::new();
+        (1..text.len().saturating_sub(DIGITS))
+            .filter(|at| text[*at] == b'_')
+            // One character of prefix is enough: the prefix grants nothing.
+            .filter_map(|at| Self::parse(&text[at - 1..at + 1 + DIGITS]))
+            .filter(|token| seen.insert((token.id.0, token.secret)))
+            .collect()
     }
 
     /// The public id.

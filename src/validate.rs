@@ -34,20 +34,12 @@ pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses)
     let Some(token) = request.token.and_then(Token::parse) else {
         return refused(Refusal::TokenNotFound, b"");
     };
-    // Round again only after another transaction has taken the use that was there: then there is one less.
+    let mut missed = None;
     loop {
         let Some(row) = find(call, &token)? else { return refused(Refusal::TokenNotFound, b"") };
-        if has_expired(row.expires_at, pg::now()) {
-            return refused(Refusal::TokenExpired, row.scope);
-        }
-        let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
-        let asked = scopes::with(call, row.scope, |scope| {
-            scope.allows(row.resource_id, method, path).then(|| scope.spends(method))
-        })?;
-        let spends = match asked {
-            None => return refused(Refusal::ScopeUnknown, row.scope),
-            Some(None) => return refused(Refusal::RouteNotAllowed, row.scope),
-            Some(Some(spends)) => spends && uses == Uses::Spend,
+        let spends = match judge(call, &row, request)? {
+            Ok(spends) => spends && uses == Uses::Spend,
+            Err(refusal) => return refused(refusal, row.scope),
         };
         match row.uses_left {
             Some(left) if left < 1 => return refused(Refusal::TokenUsedUp, row.scope),
@@ -55,15 +47,49 @@ pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses)
             _ => return Ok(Verdict::Ok(row)),
         }
         if tokens::spend(row.id)? {
-            // Spending may have waited for another transaction, past the expiry.
-            let expired = has_expired(row.expires_at, pg::now());
-            return if expired { refused(Refusal::TokenExpired, row.scope) } else { Ok(Verdict::Ok(row)) };
+            // That may have waited for another transaction, while the token expired or its scope changed.
+            return match judge(call, &row, request)? {
+                Ok(_) => Ok(Verdict::Ok(row)),
+                Err(refusal) => refused(refusal, row.scope),
+            };
         }
+        // Another transaction has taken the use that was there: look again what is left. If that is as much as before,
+        // something keeps the row from being updated.
+        if missed == row.uses_left {
+            return refused(Refusal::TokenUsedUp, row.scope);
+        }
+        missed = row.uses_left;
     }
+}
+
+/// Judges the request against a token that was found: whether it spends a use, or why it is refused.
+fn judge<'call>(
+    call: &Call<'call>,
+    row: &tokens::TokenRow<'call>,
+    request: &Request<'call>,
+) -> Result<Result<bool, Refusal>, Error> {
+    if has_expired(row.expires_at, pg::now()) {
+        return Ok(Err(Refusal::TokenExpired));
+    }
+    let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
+    let answer = scopes::with(call, row.scope, |scope| match scope.allows(row.resource_id, method, path) {
+        true => Ok(scope.spends(method)),
+        false => Err(Refusal::RouteNotAllowed),
+    })?;
+    Ok(answer.unwrap_or(Err(Refusal::ScopeUnknown)))
 }
 
 /// The stored token that `token` is, if its secret is right.
 pub fn find<'call>(call: &Call<'call>, token: &Token) -> Result<Option<tokens::TokenRow<'call>>, Error> {
     let row = tokens::find(call, token.id())?;
     Ok(row.filter(|row| token.digest().matches(row.token_hash)))
+}
+
+/// The stored token that `token` is, if some request would be authorized by it now.
+pub fn find_active<'call>(call: &Call<'call>, token: &Token) -> Result<Option<tokens::TokenRow<'call>>, Error> {
+    let Some(row) = find(call, token)? else { return Ok(None) };
+    let has_uses = row.uses_left.is_none_or(|left| left > 0);
+    let is_active =
+        has_uses && !has_expired(row.expires_at, pg::now()) && scopes::with(call, row.scope, |_| ())?.is_some();
+    Ok(is_active.then_some(row))
 }

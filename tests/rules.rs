@@ -17,7 +17,11 @@ use token::{EXPIRES_AT_MAX_MS, Token, TokenId};
 const HOUR: Span = Span { months: 0, days: 0, micros: 3_600_000_000 };
 
 fn array<'a>(elements: &'a [impl AsRef<[u8]>]) -> TextArray<'a> {
-    TextArray { dimensions: 1, elements: elements.iter().map(|element| Some(element.as_ref())).collect() }
+    TextArray {
+        dimensions: 1,
+        length: elements.len(),
+        elements: elements.iter().map(|element| Some(element.as_ref())).collect(),
+    }
 }
 
 fn row<'a>(routes: &'a [impl AsRef<[u8]>], placeholder: &'a [u8]) -> ScopeRow<'a> {
@@ -278,11 +282,11 @@ proptest! {
         let elements = |list: &[Option<Vec<u8>>]| list.iter().map(|it| it.clone().map(|it| &*it.leak())).collect();
         let row = ScopeRow {
             name: name.as_deref(),
-            allowed_routes: Some(TextArray { dimensions, elements: elements(&routes) }),
+            allowed_routes: Some(TextArray { dimensions, length: routes.len(), elements: elements(&routes) }),
             resource_id_in_path: placeholder.as_deref(),
             max_ttl: Some(Span { months, days, micros }),
             max_uses,
-            spending_methods: Some(TextArray { dimensions, elements: elements(&routes) }),
+            spending_methods: Some(TextArray { dimensions, length: routes.len(), elements: elements(&routes) }),
         };
         if let Err(problem) = Scope::new(&row) {
             prop_assert!(!problem.to_string().is_empty());

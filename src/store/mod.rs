@@ -8,7 +8,7 @@ pub mod scopes;
 pub mod tokens;
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
@@ -26,13 +26,26 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 struct Table {
     name: &'static CStr,
     columns: &'static [Oid],
+    /// The trigger that invalidates what is cached of the rows, for a table whose rows are.
+    trigger: Option<&'static CStr>,
     oid: AtomicU32,
+    announces_changes: AtomicBool,
 }
 
-static TEMP_TOKENS: Table = Table { name: c"temp_tokens", columns: tokens::COLUMNS, oid: AtomicU32::new(0) };
-static SCOPES: Table = Table { name: c"scopes", columns: scopes::COLUMNS, oid: AtomicU32::new(0) };
+static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS, None);
+static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS, Some(c"scopes_changed"));
 
 impl Table {
+    const fn new(name: &'static CStr, columns: &'static [Oid], trigger: Option<&'static CStr>) -> Self {
+        Self { name, columns, trigger, oid: AtomicU32::new(0), announces_changes: AtomicBool::new(false) }
+    }
+
+    /// Whether a change of the table's rows surely reaches every session: its trigger may have been disabled, or, as
+    /// restoring with --disable-triggers does, enabled again for other than replicated rows only. Known with the oid.
+    fn announces_changes(&self) -> bool {
+        self.announces_changes.load(Ordering::Relaxed)
+    }
+
     /// The table's oid, once it is known to have the columns that it was created with: reading by position depends on
     /// them.
     fn oid(&self) -> Result<Oid, Error> {
@@ -45,8 +58,13 @@ impl Table {
         if !pg::starts_with_columns(oid, self.columns)? {
             return Err(Error::tables_missing());
         }
+        let announces_changes = match self.trigger {
+            Some(trigger) => pg::has_trigger_enabled_always(oid, trigger)?,
+            None => false,
+        };
         if generation == GENERATION.load(Ordering::Relaxed) {
             self.oid.store(oid.to_u32(), Ordering::Relaxed);
+            self.announces_changes.store(announces_changes, Ordering::Relaxed);
         }
         Ok(oid)
     }
@@ -67,13 +85,14 @@ unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
         |oid: &&AtomicU32| matches!(oid.load(Ordering::Relaxed), known if known == 0 || known == relation.to_u32());
     if relation == pg_sys::InvalidOid || oids.iter().any(concerns) {
         oids.iter().for_each(|oid| oid.store(0, Ordering::Relaxed));
+        SCOPES.announces_changes.store(false, Ordering::Relaxed);
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 }
 
-/// Whether this database has the extension, with a table of tokens that can be written to without waiting for a lock.
-/// A schema of the same name that is somebody else's does not count.
-pub fn can_sweep_now() -> bool {
+/// The table of tokens, locked for writing, where this database has the extension and the lock can be had without
+/// waiting. A schema of the same name that is somebody else's does not count.
+pub fn lock_to_sweep() -> Option<Oid> {
     pg::table_oid(SCHEMA, TEMP_TOKENS.name)
-        .is_some_and(|oid| pg::belongs_to_extension(oid, EXTENSION) && pg::lock_for_writing_without_waiting(oid))
+        .filter(|oid| pg::belongs_to_extension(*oid, EXTENSION) && pg::lock_for_writing_without_waiting(*oid))
 }

@@ -62,6 +62,9 @@ fn ask_cache<R>(name: &[u8], ask: &mut impl FnMut(&Scope) -> R) -> Option<R> {
 }
 
 fn keep(generation: u64, name: &[u8], scope: Scope) {
+    if !SCOPES.announces_changes() {
+        return;
+    }
     CACHE.with_borrow_mut(|cache| {
         if cache.generation == generation && generation == GENERATION.load(Ordering::Relaxed) {
             cache.scopes.get_or_insert_default().insert(name.into(), scope);
@@ -106,12 +109,12 @@ pub fn register(columns: &[Option<Datum>; COLUMNS.len()], replace: bool) -> Resu
         COLUMNS,
     );
     let statement = if replace { &REPLACE } else { &INSERT };
-    Ok(statement.run(SCOPES.oid()?, columns)?.rows > 0)
+    Ok(statement.run_durably(SCOPES.oid()?, columns)?.rows > 0)
 }
 
 /// Removes the scope `name`. False when there is none.
 pub fn unregister(name: &[u8]) -> Result<bool, Error> {
     static DELETE: Statement =
         Statement::new(c"DELETE FROM temptoken.scopes WHERE name OPERATOR(pg_catalog.=) $1", &[pg_sys::TEXTOID]);
-    Ok(DELETE.run(SCOPES.oid()?, &[Some(pg::varlena(name))])?.rows > 0)
+    Ok(DELETE.run_durably(SCOPES.oid()?, &[Some(pg::varlena(name))])?.rows > 0)
 }

@@ -26,6 +26,7 @@ pub struct TokenRow<'call> {
     pub token_hash: &'call [u8],
     pub scope: &'call [u8],
     pub resource_id: &'call [u8],
+    pub created_at: i64,
     pub expires_at: i64,
     pub uses_left: Option<i32>,
     pub metadata: Option<Datum>,
@@ -40,6 +41,7 @@ pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'c
             token_hash: tuple.bytes(2)?,
             scope: tuple.bytes(3)?,
             resource_id: tuple.bytes(4)?,
+            created_at: tuple.timestamptz(5)?,
             expires_at: tuple.timestamptz(6)?,
             uses_left: tuple.int4(7),
             metadata: tuple.jsonb(8),
@@ -130,18 +132,14 @@ pub fn spend(id: TokenId) -> Result<bool, Error> {
         &[pg_sys::UUIDOID],
     );
     pg::require_writable(c"spending validation");
-    let spent = SPEND.run(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0;
-    if spent {
-        pg::force_synchronous_commit();
-    }
-    Ok(spent)
+    Ok(SPEND.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0)
 }
 
 /// Removes the token `id`; whether it was there.
 pub fn delete(id: TokenId) -> Result<bool, Error> {
     static DELETE: Statement =
         Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id OPERATOR(pg_catalog.=) $1", &[pg_sys::UUIDOID]);
-    Ok(DELETE.run(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0)
+    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0)
 }
 
 /// Removes every token of a scope that is bound to a resource id; how many there were.
@@ -152,14 +150,14 @@ pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Er
         &[pg_sys::TEXTOID, pg_sys::TEXTOID],
     );
     let parameters = [Some(pg::varlena(scope)), Some(pg::varlena(resource_id))];
-    Ok(DELETE.run(TEMP_TOKENS.oid()?, &parameters)?.rows)
+    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &parameters)?.rows)
 }
 
 /// Removes every token of a scope; how many there were.
 pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
     static DELETE: Statement =
         Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope OPERATOR(pg_catalog.=) $1", &[pg_sys::TEXTOID]);
-    Ok(DELETE.run(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?.rows)
+    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?.rows)
 }
 
 /// Where a walk over expired tokens stands.

@@ -6,7 +6,7 @@ use pgrx::PgMemoryContexts;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{LIBRARY, heed_signals, listen_to_signals, worker};
+use super::{LIBRARY, heed_signals, listen_to_signals, sleep, worker};
 use crate::settings;
 
 const NAME: &str = "temptoken sweep launcher";
@@ -39,7 +39,7 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(_argument: Datum) {
         // Counted from the start, and with the interval as it stands after each reload.
         while let Some(left) = settings::sweep_interval().checked_sub(started.elapsed()).filter(|left| !left.is_zero())
         {
-            sleep(left);
+            sleep(left.max(Duration::from_millis(1)));
             heed_signals();
         }
     }
@@ -50,13 +50,15 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(_argument: Datum) {
 fn sweep_all(no_slot_logged: bool) -> bool {
     let mut no_slot = false;
     for database in databases() {
-        heed_signals();
-        let mut run = |_: &mut PgMemoryContexts| match worker::start(database) {
-            Some(running) => _ = running.wait_for_shutdown(),
-            None => no_slot = true,
-        };
-        // SAFETY: what PostgreSQL keeps to follow a worker by is freed with this context, and not used after.
-        unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(&mut run) };
+        while !no_slot {
+            heed_signals();
+            let started = Instant::now();
+            no_slot = !run_worker(database);
+            // A worker that used up its time may have left something.
+            if started.elapsed() < worker::TIME_LIMIT {
+                break;
+            }
+        }
     }
     if no_slot && !no_slot_logged {
         pgrx::log!(
@@ -65,6 +67,19 @@ fn sweep_all(no_slot_logged: bool) -> bool {
         );
     }
     no_slot
+}
+
+/// Runs a worker for `database`, to its end. False when no slot is free.
+fn run_worker(database: Oid) -> bool {
+    let run = |_: &mut PgMemoryContexts| match worker::start(database) {
+        Some(running) => {
+            let _ = running.wait_for_shutdown();
+            true
+        }
+        None => false,
+    };
+    // SAFETY: what PostgreSQL keeps to follow a worker by is freed with this context, and not used after.
+    unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(run) }
 }
 
 /// The databases to sweep: connectable ones that are no templates and that the setting names.
@@ -85,7 +100,9 @@ fn databases() -> Vec<Oid> {
             }
             let database = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
             let name = std::ffi::CStr::from_ptr(database.datname.data.as_ptr());
-            if database.datallowconn && !database.datistemplate && settings::sweeps_database(name) {
+            // What an interrupted DROP DATABASE leaves (catalog/pg_database.h, DATCONNLIMIT_INVALID_DB).
+            let is_valid = database.datconnlimit != -2;
+            if is_valid && database.datallowconn && !database.datistemplate && settings::sweeps_database(name) {
                 found.push(database.oid);
             }
         }
@@ -94,15 +111,4 @@ fn databases() -> Vec<Oid> {
         pg_sys::CommitTransactionCommand();
     }
     found
-}
-
-/// Waits until `time` has passed or a signal has come.
-fn sleep(time: Duration) {
-    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
-    let milliseconds = time.as_millis().max(1) as std::ffi::c_long;
-    // SAFETY: waits on this process's own latch.
-    unsafe {
-        pg_sys::WaitLatch(pg_sys::MyLatch, events as i32, milliseconds, pg_sys::PG_WAIT_EXTENSION);
-        pg_sys::ResetLatch(pg_sys::MyLatch);
-    }
 }

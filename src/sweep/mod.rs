@@ -9,16 +9,18 @@
 mod launcher;
 mod worker;
 
-use std::ffi::c_int;
+use std::ffi::{c_int, c_long};
+use std::time::Duration;
 
 use pgrx::pg_sys;
 
 const LIBRARY: &str = "temptoken";
 
-/// Registers the launcher, when the library is loaded through shared_preload_libraries.
+/// Registers the launcher, when the library is loaded through shared_preload_libraries. Not while pg_upgrade has the
+/// server: it counts on transaction ids standing still.
 pub fn init() {
-    // SAFETY: reads a flag of the postmaster's start.
-    if unsafe { pg_sys::process_shared_preload_libraries_in_progress } {
+    // SAFETY: reads flags of the postmaster's start.
+    if unsafe { pg_sys::process_shared_preload_libraries_in_progress && !pg_sys::IsBinaryUpgrade } {
         launcher::register();
     }
 }
@@ -52,8 +54,19 @@ unsafe fn pqsignal(signal: c_int, handler: pg_sys::pqsigfunc) {
     unsafe { pg_sys::pqsignal_be(signal, handler) };
 }
 
-/// Ends this process if it was told to, and reads the configuration again if that was asked for.
+/// Waits until `time` has passed or a signal has come.
+fn sleep(time: Duration) {
+    let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
+    // SAFETY: waits on this process's own latch; ends the process if the postmaster is gone.
+    unsafe {
+        pg_sys::WaitLatch(pg_sys::MyLatch, events as c_int, time.as_millis() as c_long, pg_sys::PG_WAIT_EXTENSION);
+        pg_sys::ResetLatch(pg_sys::MyLatch);
+    }
+}
+
+/// Ends this process if it was told to or the postmaster is gone, and reads the configuration again if that was asked for.
 fn heed_signals() {
+    sleep(Duration::ZERO);
     pgrx::check_for_interrupts!();
     // SAFETY: in the main loop of a background worker, outside any transaction.
     unsafe {

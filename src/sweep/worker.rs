@@ -1,7 +1,7 @@
 //! The worker: sweeps one database, batch after batch, and leaves.
 
 use std::ffi::CStr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
 use pgrx::pg_sys::{self, Datum, Oid};
@@ -13,6 +13,10 @@ use crate::{pg, settings};
 
 const NAME: &str = "temptoken sweep worker";
 
+/// How long a worker stays connected before it leaves, and another goes on: DROP DATABASE and its like wait for others to
+/// leave for five seconds (storage/ipc/procarray.c, CountOtherDBBackends).
+pub const TIME_LIMIT: Duration = Duration::from_secs(2);
+
 /// What a worker runs under, whatever the database or a role has set: a worker that an ALTER DATABASE could stop or
 /// mislead would have to be remembered.
 const OVERRIDES: &[(&CStr, &CStr)] = &[
@@ -21,8 +25,12 @@ const OVERRIDES: &[(&CStr, &CStr)] = &[
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_deferrable", c"off"),
     (c"statement_timeout", c"0"),
-    (c"lock_timeout", c"0"),
+    // Rows and the table are never waited for; what else may be locked (a table that refers to this one) is left, so that
+    // one database does not hold up the others.
+    (c"lock_timeout", c"1s"),
     (c"idle_in_transaction_session_timeout", c"0"),
+    #[cfg(any(feature = "pg17", feature = "pg18"))]
+    (c"transaction_timeout", c"0"),
     (c"session_replication_role", c"origin"),
     // A sweep that a crash undoes is done again.
     (c"synchronous_commit", c"off"),
@@ -69,10 +77,18 @@ fn sweep() {
     let mut removed = 0;
     loop {
         let limit = settings::sweep_batch_size();
-        let step = in_transaction(|| if store::can_sweep_now() { sweep.step(limit) } else { Ok(0) });
+        let step = in_transaction(|| match store::lock_to_sweep() {
+            Some(table) => {
+                // To the end of the transaction: what a deferred trigger does, it does with the rights of the table's
+                // owner, not of this process.
+                pg::become_owner(table)?;
+                sweep.step(limit)
+            }
+            None => Ok(0),
+        });
         removed += step;
         heed_signals();
-        if step < limit as u64 {
+        if step < limit as u64 || started.elapsed() >= TIME_LIMIT {
             break;
         }
     }
@@ -92,6 +108,8 @@ fn in_transaction<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
     // SAFETY: the order of calls that any background worker follows (test/modules/worker_spi). No frame from here to
     // the worker's main owns a destructor.
     unsafe {
+        let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
         pg_sys::SetCurrentStatementStartTimestamp();
         pg_sys::StartTransactionCommand();
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, c"temptoken: sweeping".as_ptr());
@@ -100,6 +118,7 @@ fn in_transaction<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
             Err(error) => raise(error),
         };
         pg_sys::CommitTransactionCommand();
+        pg_sys::SetUserIdAndSecContext(user, context);
         pg_sys::pgstat_report_stat(false);
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_IDLE, std::ptr::null());
         result

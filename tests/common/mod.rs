@@ -131,10 +131,15 @@ impl Cluster {
     }
 
     fn launch(&self) {
+        self.start_with("");
+    }
+
+    /// Starts a stopped cluster with these options for the server's command line.
+    pub fn start_with(&self, options: &str) {
         // pg_ctl's output would keep our pipe open as long as the server runs: it goes to the log.
         let log = self.log_path().display().to_string();
         let mut command = server_program("pg_ctl");
-        command.arg("-D").arg(self.data()).args(["-s", "-w", "-t", "60", "-l", &log, "start"]);
+        command.arg("-D").arg(self.data()).args(["-s", "-w", "-t", "60", "-l", &log, "-o", options, "start"]);
         let status = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status().unwrap();
         assert!(status.success(), "the server does not start:\n{}", self.log());
     }

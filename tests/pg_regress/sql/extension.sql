@@ -47,6 +47,27 @@ CREATE EXTENSION temptoken SCHEMA "a'b$c";
 CREATE EXTENSION temptoken SCHEMA temptoken;
 DROP SCHEMA "Mixed Case", "a'b$c", regress_elsewhere;
 
+-- What default privileges give to named roles is taken back: nobody but the owner may do anything.
+CREATE ROLE regress_web;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO regress_web;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_web;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO regress_web;
+CREATE EXTENSION temptoken SCHEMA public;
+SELECT count(*) FILTER (WHERE grantee <> owner) AS granted
+FROM pg_temp.of_extension() AS d,
+    LATERAL (SELECT coalesce(proacl, acldefault('f', proowner)), proowner FROM pg_proc WHERE oid = d.objid AND d.classid = 'pg_proc'::regclass
+             UNION ALL
+             SELECT relacl, relowner FROM pg_class WHERE oid = d.objid AND d.classid = 'pg_class'::regclass
+             UNION ALL
+             SELECT nspacl, nspowner FROM pg_namespace WHERE oid = d.objid AND d.classid = 'pg_namespace'::regclass)
+        AS object (acl, owner),
+    LATERAL (SELECT grantee FROM aclexplode(acl)) AS a;
+DROP EXTENSION temptoken;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM regress_web;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM regress_web;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM regress_web;
+DROP ROLE regress_web;
+
 -- Dropped and made again in a session that has used it.
 CREATE EXTENSION temptoken SCHEMA public;
 SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
@@ -61,7 +82,7 @@ SELECT (public.temptoken_try_validate(public.temptoken_mint('files', '42', '1 ho
 
 -- Tables that were altered beyond recognition are refused, not misread.
 BEGIN;
-ALTER TABLE temptoken.temp_tokens ALTER COLUMN scope TYPE varchar(300);
+ALTER TABLE temptoken.temp_tokens ALTER COLUMN token_hash TYPE text USING '';
 SELECT (public.temptoken_try_validate(public.temptoken_mint('files', '42', '1 hour'), 'GET', '/files/42')).status;
 ROLLBACK;
 BEGIN;

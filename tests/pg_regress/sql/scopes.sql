@@ -84,6 +84,19 @@ FROM bad,
         name, routes, placeholder, max_ttl, max_uses, spending_methods)) AS i
 ORDER BY number;
 
+-- Limits.
+SELECT f.* FROM unnest(ARRAY[
+    'SELECT public.temptoken_register_scope(''s'', array_fill(''GET /a''::text, ARRAY[1001]), ''1 hour'')',
+    'SELECT public.temptoken_register_scope(''s'', array_fill(''GET /a''::text, ARRAY[1000001]), ''1 hour'')',
+    'SELECT public.temptoken_register_scope(''s'', ARRAY[''GET /'' || repeat(''a'', 4092)], ''1 hour'')',
+    'SELECT public.temptoken_register_scope(''s'', ARRAY[''GET /'' || repeat(''a'', 65)], ''1 hour'', repeat(''a'', 65))',
+    'SELECT public.temptoken_register_scope(''s'', ARRAY[''GET /a''], ''1 hour'',
+        spending_methods => array_fill(''GET''::text, ARRAY[1001]))',
+    'SELECT public.temptoken_register_scope(''s'', array_fill(''GET /a''::text, ARRAY[1000]), ''1 hour'')',
+    'SELECT public.temptoken_unregister_scope(''s'')',
+    'SELECT public.temptoken_register_scope(''s'', ARRAY[''GET /'' || repeat(''a'', 4091)], ''1 hour'')',
+    'SELECT public.temptoken_unregister_scope(''s'')']) AS statement, pg_temp.state_of(statement) AS f;
+
 -- NULL, by function (by INSERT it meets the columns' NOT NULL).
 SELECT f.* FROM (VALUES
     ('NULL, ''{GET /a}'', ''1 hour'''), ('''s'', NULL, ''1 hour'''), ('''s'', ''{GET /a}'', NULL'),

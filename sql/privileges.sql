@@ -1,0 +1,48 @@
+-- Nothing is granted to anybody but the owner: neither what PUBLIC has by default, nor what ALTER DEFAULT PRIVILEGES has
+-- given to named roles. The functions reach the tables on their own: whoever may call one needs no right on a table.
+
+DO LANGUAGE plpgsql $$
+DECLARE
+    statement text;
+BEGIN
+    FOR statement IN
+        WITH member AS (
+            SELECT d.classid, d.objid
+            FROM pg_catalog.pg_depend AS d
+            JOIN pg_catalog.pg_extension AS e ON e.oid OPERATOR(pg_catalog.=) d.refobjid
+            WHERE d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+                AND d.deptype OPERATOR(pg_catalog.=) 'e' AND e.extname OPERATOR(pg_catalog.=) 'temptoken'
+        ), granted AS (
+            SELECT pg_catalog.format('FUNCTION %s', p.oid::pg_catalog.regprocedure) AS object, a.grantee
+            FROM member AS m
+            JOIN pg_catalog.pg_proc AS p ON p.oid OPERATOR(pg_catalog.=) m.objid
+            CROSS JOIN LATERAL pg_catalog.aclexplode(
+                coalesce(p.proacl, pg_catalog.acldefault('f', p.proowner))) AS a
+            WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                AND a.grantee OPERATOR(pg_catalog.<>) p.proowner
+            UNION
+            SELECT pg_catalog.format('TABLE %s', c.oid::pg_catalog.regclass), a.grantee
+            FROM member AS m
+            JOIN pg_catalog.pg_class AS c ON c.oid OPERATOR(pg_catalog.=) m.objid
+            CROSS JOIN LATERAL pg_catalog.aclexplode(c.relacl) AS a
+            WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_class'::pg_catalog.regclass
+                AND a.grantee OPERATOR(pg_catalog.<>) c.relowner
+            UNION
+            SELECT pg_catalog.format('SCHEMA %I', n.nspname), a.grantee
+            FROM member AS m
+            JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) m.objid
+            CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) AS a
+            WHERE m.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_namespace'::pg_catalog.regclass
+                AND a.grantee OPERATOR(pg_catalog.<>) n.nspowner
+        )
+        SELECT pg_catalog.format('REVOKE ALL ON %s FROM %s', object,
+            coalesce(
+                (SELECT pg_catalog.quote_ident(r.rolname) FROM pg_catalog.pg_roles AS r
+                 WHERE r.oid OPERATOR(pg_catalog.=) grantee),
+                'PUBLIC'))
+        FROM granted
+    LOOP
+        EXECUTE statement;
+    END LOOP;
+END
+$$;
