@@ -15,7 +15,7 @@ use crate::scope::{Scope, ScopeRow};
 use crate::store::{scopes, tokens};
 use crate::token::{Token, TokenId};
 use crate::validate::{Request, Uses, Verdict};
-use crate::{introspection, mint, postgrest, settings, validate};
+use crate::{counters, introspection, mint, postgrest, settings, validate};
 
 type Answer = Result<Option<Datum>, Error>;
 
@@ -59,6 +59,7 @@ sql_function!(
 );
 sql_function!(temptoken_introspect, pg_finfo_temptoken_introspect, introspect);
 sql_function!(temptoken_find_tokens, pg_finfo_temptoken_find_tokens, find_tokens);
+sql_function!(temptoken_outcomes, pg_finfo_temptoken_outcomes, outcomes);
 sql_function!(temptoken_authenticate, pg_finfo_temptoken_authenticate, authenticate);
 sql_function!(temptoken_current_id, pg_finfo_temptoken_current_id, current_id);
 sql_function!(temptoken_current_scope, pg_finfo_temptoken_current_scope, current_scope);
@@ -158,7 +159,7 @@ fn validate_or_raise(call: &Call<'_>) -> Answer {
 fn authorized<'call>(call: &Call<'call>, request: &Request<'call>) -> Result<tokens::TokenRow<'call>, Error> {
     match validate::validate(call, request, Uses::Spend)? {
         Verdict::Ok(row) => Ok(row),
-        Verdict::Refused { refusal, scope } => Err(Error::refusal(refusal, scope)),
+        Verdict::Refused { refusal, scope } => Err(Error::refusal(refusal, scope.unwrap_or_default())),
     }
 }
 
@@ -280,6 +281,16 @@ fn find_tokens(call: &Call<'_>) -> Answer {
         rows.push([Some(pg::uuid(token.id().as_bytes())), Some(Datum::from(known)), Some(Datum::from(active))]);
     }
     call.rows(&ROW, |put| rows.iter().for_each(|row| put(row)));
+    Ok(None)
+}
+
+fn outcomes(call: &Call<'_>) -> Answer {
+    static ROW: RowType = RowType::new(&[(c"outcome", pg_sys::TEXTOID), (c"count", pg_sys::INT8OID)]);
+    call.rows(&ROW, |put| {
+        for (name, count) in counters::of(call.text(0)).into_iter().flatten() {
+            put(&[Some(pg::varlena(name.as_bytes())), Some(Datum::from(count as i64))]);
+        }
+    });
     Ok(None)
 }
 

@@ -6,6 +6,7 @@
 //! is no PostgreSQL. `pg` is the seam to the server, `errors` and `settings` are what their names say.
 
 mod api;
+mod counters;
 mod errors;
 mod identity;
 mod introspection;
@@ -23,6 +24,8 @@ pgrx::pg_module_magic!();
 
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
 pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables"]);
+pgrx::extension_sql_file!("../sql/stats.sql", name = "stats", requires = ["functions"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["stats"]);
 pgrx::extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 /// Called by PostgreSQL when it loads the library: in the postmaster, where preloaded, or in a session.
@@ -31,5 +34,6 @@ pub extern "C-unwind" fn _PG_init() {
     settings::define();
     store::watch();
     identity::watch();
+    counters::init();
     sweep::init();
 }

@@ -334,6 +334,12 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }.saturating_add(PG_EPOCH)
 }
 
+/// The oid of this database.
+pub fn database_oid() -> u32 {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::MyDatabaseId }.to_u32()
+}
+
 /// The name of this database.
 pub fn database_name() -> String {
     // SAFETY: within a transaction; the name is a C string, or NULL when the database was dropped a moment ago.

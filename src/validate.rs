@@ -3,6 +3,7 @@
 //! Lives here: the order in which a request is judged, the same for every function that asks. May not come in here: SQL,
 //! rules, and any answer but a row or a refusal.
 
+use crate::counters;
 use crate::errors::{Error, Refusal};
 use crate::pg::{self, Call};
 use crate::store::{scopes, tokens};
@@ -25,24 +26,35 @@ pub enum Uses {
 /// The answer: the token that authorizes the request, or why none does, with the name of its scope where that is known.
 pub enum Verdict<'call> {
     Ok(tokens::TokenRow<'call>),
-    Refused { refusal: Refusal, scope: &'call [u8] },
+    Refused { refusal: Refusal, scope: Option<&'call [u8]> },
 }
 
-/// Judges `request`: the token, its expiry, its scope, the route, its uses, in this order.
+/// Judges `request`: the token, its expiry, its scope, the route, its uses, in this order. What only looks is not counted.
 pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Result<Verdict<'call>, Error> {
+    let verdict = decide(call, request, uses)?;
+    if uses == Uses::Spend {
+        match &verdict {
+            Verdict::Ok(row) => counters::count(Some(row.scope), None),
+            Verdict::Refused { refusal, scope } => counters::count(*scope, Some(*refusal)),
+        }
+    }
+    Ok(verdict)
+}
+
+fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Result<Verdict<'call>, Error> {
     let refused = |refusal, scope| Ok(Verdict::Refused { refusal, scope });
     let Some(token) = request.token.and_then(Token::parse) else {
-        return refused(Refusal::TokenNotFound, b"");
+        return refused(Refusal::TokenNotFound, None);
     };
     let mut missed = None;
     loop {
-        let Some(row) = find(call, &token)? else { return refused(Refusal::TokenNotFound, b"") };
+        let Some(row) = find(call, &token)? else { return refused(Refusal::TokenNotFound, None) };
         let spends = match judge(call, &row, request)? {
             Ok(spends) => spends && uses == Uses::Spend,
-            Err(refusal) => return refused(refusal, row.scope),
+            Err(refusal) => return refused(refusal, Some(row.scope)),
         };
         match row.uses_left {
-            Some(left) if left < 1 => return refused(Refusal::TokenUsedUp, row.scope),
+            Some(left) if left < 1 => return refused(Refusal::TokenUsedUp, Some(row.scope)),
             Some(_) if spends => {}
             _ => return Ok(Verdict::Ok(row)),
         }
@@ -50,13 +62,13 @@ pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses)
             // That may have waited for another transaction, while the token expired or its scope changed.
             return match judge(call, &row, request)? {
                 Ok(_) => Ok(Verdict::Ok(row)),
-                Err(refusal) => refused(refusal, row.scope),
+                Err(refusal) => refused(refusal, Some(row.scope)),
             };
         }
         // Another transaction has taken the use that was there: look again what is left. If that is as much as before,
         // something keeps the row from being updated.
         if missed == row.uses_left {
-            return refused(Refusal::TokenUsedUp, row.scope);
+            return refused(Refusal::TokenUsedUp, Some(row.scope));
         }
         missed = row.uses_left;
     }

@@ -360,6 +360,44 @@ fn no_worker_runs_under_pg_upgrade() {
     wait_until("the launcher runs", || value(&mut client, LAUNCHER).is_some());
 }
 
+#[test]
+fn validations_are_counted_by_scope_and_outcome() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    text(&mut client, "SELECT temptoken_register_scope('once', ARRAY['GET /once'], '1 hour', max_uses => 1)");
+    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+    let once = text(&mut client, "SELECT temptoken_mint('once', 'x', '1 hour')");
+    let calls = [(&*token, "/files/42", 3), (&*token, "/files/43", 2), (&*once, "/once", 2), ("nonsense", "/", 4)];
+    for (token, path, times) in calls {
+        for _ in 0..times {
+            // Each in a session of its own: what is counted is counted for all.
+            let mut other = cluster.connect("postgres");
+            text(&mut other, &format!("SELECT (temptoken_try_validate('{token}', 'GET', '{path}')).status"));
+            text(&mut other, &format!("SELECT (temptoken_peek('{token}', 'GET', '{path}')).status"));
+            sqlstate(&mut other, &format!("SELECT temptoken_validate('{token}', 'PUT', '{path}')"));
+        }
+    }
+    let mut outcomes = |scope: &str, outcome: &str| {
+        let sql =
+            format!("SELECT outcomes -> '{outcome}' FROM temptoken_stats() WHERE scope IS NOT DISTINCT FROM {scope}");
+        text(&mut client, &sql)
+    };
+    let counted = [
+        ("'files'", "ok", "3"),
+        ("'files'", "route_not_allowed", "7"),
+        ("'files'", "token_used_up", "0"),
+        ("'once'", "ok", "1"),
+        ("'once'", "token_used_up", "1"),
+        ("'once'", "route_not_allowed", "2"),
+        ("NULL", "token_not_found", "8"),
+        ("NULL", "ok", "0"),
+    ];
+    for (scope, outcome, count) in counted {
+        assert_eq!(outcomes(scope, outcome), count, "{scope} {outcome}");
+    }
+}
+
 // ---------------------------------------------------------------------------------------------------------------------
 // Without preloading
 // ---------------------------------------------------------------------------------------------------------------------
@@ -505,8 +543,7 @@ fn no_crash_undoes_a_deletion_a_spending_or_a_change_of_scope() {
     ] {
         // Each alone: the commit of a later one would carry the WAL of those before.
         text(&mut client, &sql);
-        cluster.stop("immediate");
-        cluster.start_again();
+        cluster.crash();
         client = cluster.connect("postgres");
         client.batch_execute("SET synchronous_commit = off").unwrap();
         taken.push(status(&mut client, &tokens[taken.len()]));

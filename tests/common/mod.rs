@@ -136,12 +136,15 @@ impl Cluster {
 
     /// Starts a stopped cluster with these options for the server's command line.
     pub fn start_with(&self, options: &str) {
+        assert!(self.try_start(options), "the server does not start:\n{}", self.log());
+    }
+
+    fn try_start(&self, options: &str) -> bool {
         // pg_ctl's output would keep our pipe open as long as the server runs: it goes to the log.
         let log = self.log_path().display().to_string();
         let mut command = server_program("pg_ctl");
         command.arg("-D").arg(self.data()).args(["-s", "-w", "-t", "60", "-l", &log, "-o", options, "start"]);
-        let status = command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status().unwrap();
-        assert!(status.success(), "the server does not start:\n{}", self.log());
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status().unwrap().success()
     }
 
     fn log_path(&self) -> PathBuf {
@@ -158,6 +161,13 @@ impl Cluster {
         let begun = Instant::now();
         self.pg_ctl(&["-m", mode, "stop"]);
         begun.elapsed()
+    }
+
+    /// Kills the postmaster as a power cut would, and starts the cluster again once its processes are gone.
+    pub fn crash(&self) {
+        let pid = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        run(Command::new("kill").args(["-9", pid.lines().next().unwrap()]));
+        wait_until("the cluster starts again", || self.try_start(""));
     }
 
     /// Has the server read its configuration again.
@@ -180,13 +190,28 @@ impl Cluster {
         self.connect_as("postgres", database)
     }
 
+    /// A connection as the superuser, if the server takes one now.
+    pub fn try_connect(&self, database: &str) -> Option<Client> {
+        self.config("postgres", database).connect(NoTls).ok()
+    }
+
+    /// Kills a backend, which takes the whole cluster through crash recovery.
+    pub fn kill_backend(&self, pid: &str) {
+        run(Command::new("kill").args(["-9", pid]));
+        wait_until("the server has noticed", || self.log().contains("terminated by signal 9"));
+    }
+
     /// A connection as `user`.
     pub fn connect_as(&self, user: &str, database: &str) -> Client {
+        self.config(user, database).connect(NoTls).unwrap_or_else(|error| panic!("{error:?}\n{}", self.log()))
+    }
+
+    fn config(&self, user: &str, database: &str) -> postgres::Config {
         let mut config = postgres::Config::new();
         config.host_path(self.dir.path()).user(user).dbname(database).application_name("test");
         // A test that hangs says where.
         config.options("-c statement_timeout=60s");
-        config.connect(NoTls).unwrap_or_else(|error| panic!("{error:?}\n{}", self.log()))
+        config
     }
 
     /// Whether any file of the cluster, its WAL and its log included, contains these bytes.
@@ -260,4 +285,14 @@ pub fn wait_until(what: &str, mut ask: impl FnMut() -> bool) {
         assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// As [`wait_until`], for something to be had.
+pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
+    let mut found = None;
+    wait_until(what, || {
+        found = ask();
+        found.is_some()
+    });
+    found.expect("it was there")
 }

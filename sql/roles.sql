@@ -1,0 +1,78 @@
+-- Privileges for roles, by the job that a role has: one call grants all that the job needs, and nothing else.
+
+CREATE VIEW temptoken.privileges AS
+SELECT v.privilege, v.granted
+FROM (VALUES
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer)'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer)'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete(text)'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_id(uuid)'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_resource_id(text, text)'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger()'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_lookup_scope(text)'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_well_known_scopes()'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_validate(text, text, text)'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_try_validate(text, text, text)'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_peek(text, text, text)'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_introspect(text)'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_authenticate(text, text, text)'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_id()'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_scope()'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_resource_id()'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_metadata()'),
+    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_pre_request()'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_register_scope(text, text[], interval, text, integer, text[], boolean)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_lookup_scope(text)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_unregister_scope(text)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_well_known_scopes()'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_id(uuid)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_resource_id(text, text)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_scope(text)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_expired(timestamptz)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_find_tokens(text)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_stats()'),
+    ('manage', 'USAGE ON SCHEMA temptoken'),
+    ('manage', 'SELECT ON temptoken.active_tokens')
+) AS v (privilege, granted);
+COMMENT ON VIEW temptoken.privileges IS 'What temptoken_grant grants: a row for each privilege and what it covers';
+COMMENT ON COLUMN temptoken.privileges.privilege IS 'issue, validate or manage';
+COMMENT ON COLUMN temptoken.privileges.granted IS 'What stands between GRANT and TO';
+
+CREATE FUNCTION @extschema@.temptoken_grant(role text, privilege text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM temptoken.change_privilege('GRANT %s TO %I', role, privilege);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.temptoken_grant(text, text) IS
+'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics). The view temptoken.privileges lists each.
+Errors: 22023 for another privilege; 42704 when there is no such role; 42501 for a caller who may not grant.';
+
+CREATE FUNCTION @extschema@.temptoken_revoke_grant(role text, privilege text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+BEGIN
+    PERFORM temptoken.change_privilege('REVOKE %s FROM %I', role, privilege);
+END
+$$;
+COMMENT ON FUNCTION @extschema@.temptoken_revoke_grant(text, text) IS
+'Takes back what temptoken_grant has granted; what another privilege of the role covers too goes as well.
+Errors: those of temptoken_grant.';
+
+CREATE FUNCTION temptoken.change_privilege(statement text, role text, privilege text) RETURNS void
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+AS $$
+DECLARE
+    covered text;
+BEGIN
+    IF role IS NULL OR privilege IS NULL OR privilege NOT IN ('issue', 'validate', 'manage') THEN
+        RAISE EXCEPTION 'temptoken: unknown role or privilege'
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'A privilege is issue, validate or manage.';
+    END IF;
+    FOR covered IN SELECT p.granted FROM temptoken.privileges AS p WHERE p.privilege = change_privilege.privilege LOOP
+        EXECUTE format(statement, covered, role);
+    END LOOP;
+END
+$$;
+COMMENT ON FUNCTION temptoken.change_privilege(text, text, text) IS 'What temptoken_grant and temptoken_revoke_grant have in common';

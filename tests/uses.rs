@@ -1,0 +1,157 @@
+//! Use limits under load: many clients race for the uses of one token.
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Barrier;
+
+use common::{Cluster, text};
+use postgres::{Client, IsolationLevel};
+
+const CLIENTS: usize = 64;
+
+fn cluster_with_scope(max_uses: u32, spending_methods: &str) -> Cluster {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let register = format!(
+        "SELECT temptoken_register_scope('limited', ARRAY['GET /r/{{id}}', 'POST /r/{{id}}'], '1 hour', '{{id}}', \
+             max_uses => {max_uses}, spending_methods => {spending_methods})"
+    );
+    text(&mut cluster.connect("postgres"), &register);
+    cluster
+}
+
+/// What one client is told: the status, or the SQLSTATE.
+fn redeem(client: &mut Client, level: IsolationLevel, token: &str) -> String {
+    let mut transaction = client.build_transaction().isolation_level(level).start().unwrap();
+    let sql = "SELECT (temptoken_try_validate($1, 'POST', '/r/42')).status";
+    let told = transaction.query_one(sql, &[&token]).map(|row| row.get(0)).and_then(|status| {
+        transaction.commit()?;
+        Ok(status)
+    });
+    told.unwrap_or_else(|error| error.code().unwrap_or_else(|| panic!("{error:?}")).code().to_owned())
+}
+
+/// Has all clients redeem a new token at once, `rounds` times over; what they were told, each round.
+fn race(cluster: &Cluster, level: IsolationLevel, rounds: usize) -> Vec<BTreeMap<String, usize>> {
+    let mut minter = cluster.connect("postgres");
+    let mint = "SELECT temptoken_mint('limited', '42', '1 hour')";
+    let tokens: Vec<String> = (0..rounds).map(|_| text(&mut minter, mint)).collect();
+    let barrier = Barrier::new(CLIENTS);
+    let told: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let clients: Vec<_> = (0..CLIENTS)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut client = cluster.connect("postgres");
+                    let turn = |token: &String| {
+                        barrier.wait();
+                        redeem(&mut client, level, token)
+                    };
+                    tokens.iter().map(turn).collect()
+                })
+            })
+            .collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let round = |at: usize| {
+        told.iter().fold(BTreeMap::new(), |mut counts, client| {
+            *counts.entry(client[at].clone()).or_insert(0) += 1;
+            counts
+        })
+    };
+    (0..rounds).map(round).collect()
+}
+
+fn assert_exactly(uses: usize, rounds: &[BTreeMap<String, usize>]) {
+    for (number, round) in rounds.iter().enumerate() {
+        assert_eq!(round.get("ok"), Some(&uses), "round {number}: {round:?}");
+        let expected = |told: &&String| matches!(told.as_str(), "ok" | "token_used_up" | "40001");
+        assert!(round.keys().all(|told| expected(&told)), "round {number}: {round:?}");
+    }
+}
+
+#[test]
+fn of_64_clients_exactly_three_get_a_token_of_three_uses() {
+    let cluster = cluster_with_scope(3, "NULL");
+    assert_exactly(3, &race(&cluster, IsolationLevel::ReadCommitted, 1000));
+}
+
+#[test]
+fn of_64_clients_exactly_one_gets_a_token_of_one_use_at_each_isolation_level() {
+    let cluster = cluster_with_scope(1, "NULL");
+    for level in [IsolationLevel::ReadCommitted, IsolationLevel::RepeatableRead, IsolationLevel::Serializable] {
+        assert_exactly(1, &race(&cluster, level, 100));
+    }
+}
+
+/// The loudest complaint about one-time links: scanners and previews that open the page use them up.
+#[test]
+fn a_scanner_that_gets_the_page_does_not_use_up_the_link() {
+    let cluster = cluster_with_scope(1, "'{POST}'");
+    let mut client = cluster.connect("postgres");
+    let token = text(&mut client, "SELECT temptoken_mint('limited', '42', '1 hour')");
+    let get = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/r/42')).status");
+    for _ in 0..200 {
+        assert_eq!(text(&mut client, &get), "ok");
+    }
+    assert_eq!(redeem(&mut client, IsolationLevel::ReadCommitted, &token), "ok");
+    assert_eq!(redeem(&mut client, IsolationLevel::ReadCommitted, &token), "token_used_up");
+    assert_eq!(text(&mut client, &get), "token_used_up");
+}
+
+/// A wait for another's spending can be cancelled, and costs nothing.
+#[test]
+fn a_cancelled_wait_leaves_the_token_and_the_session_as_they_were() {
+    let cluster = cluster_with_scope(1, "NULL");
+    let (mut holder, mut waiter) = (cluster.connect("postgres"), cluster.connect("postgres"));
+    let token = text(&mut holder, "SELECT temptoken_mint('limited', '42', '1 hour')");
+    let spend = format!("SELECT (temptoken_try_validate('{token}', 'POST', '/r/42')).status");
+    holder.batch_execute("BEGIN").unwrap();
+    assert_eq!(text(&mut holder, &spend), "ok");
+    waiter.batch_execute("SET statement_timeout = '100ms'").unwrap();
+    assert_eq!(common::sqlstate(&mut waiter, &spend), "57014");
+    waiter.batch_execute("SET statement_timeout = '60s'").unwrap();
+    let cancel = waiter.cancel_token();
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| common::sqlstate(&mut waiter, &spend));
+        std::thread::sleep(std::time::Duration::from_millis(300));
+        cancel.cancel_query(postgres::NoTls).unwrap();
+        assert_eq!(waiting.join().unwrap(), "57014");
+    });
+    holder.batch_execute("ROLLBACK").unwrap();
+    let peek = format!("SELECT (temptoken_peek('{token}', 'POST', '/r/42')).status");
+    for _ in 0..100 {
+        assert_eq!(text(&mut waiter, &peek), "ok");
+    }
+    assert_eq!(text(&mut waiter, &spend), "ok");
+}
+
+/// A use belongs to its transaction: through two-phase commit, through a backend that is killed.
+#[test]
+fn an_uncommitted_use_is_returned_and_a_prepared_one_waits() {
+    let cluster = cluster_with_scope(1, "NULL");
+    cluster.stop("fast");
+    cluster.configure(&["max_prepared_transactions = 2"]);
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    let mint = "SELECT temptoken_mint('limited', '42', '1 hour')";
+    let spend = |token: &str| format!("SELECT (temptoken_try_validate('{token}', 'POST', '/r/42')).status");
+    for (ending, after) in [("COMMIT PREPARED 'p'", "token_used_up"), ("ROLLBACK PREPARED 'p'", "ok")] {
+        let token = text(&mut client, mint);
+        client.batch_execute("BEGIN").unwrap();
+        assert_eq!(text(&mut client, &spend(&token)), "ok");
+        client.batch_execute("PREPARE TRANSACTION 'p'; SET lock_timeout = '100ms'").unwrap();
+        assert_eq!(common::sqlstate(&mut client, &spend(&token)), "55P03");
+        client.batch_execute(ending).unwrap();
+        assert_eq!(text(&mut client, &spend(&token)), after);
+        assert_eq!(text(&mut client, &spend(&token)), "token_used_up");
+    }
+    let token = text(&mut client, mint);
+    let mut killed = cluster.connect("postgres");
+    killed.batch_execute("BEGIN").unwrap();
+    assert_eq!(text(&mut killed, &spend(&token)), "ok");
+    let pid = text(&mut killed, "SELECT pg_backend_pid()");
+    cluster.kill_backend(&pid);
+    let mut client = common::wait_for("the cluster is back", || cluster.try_connect("postgres"));
+    assert_eq!(text(&mut client, &spend(&token)), "ok");
+    assert_eq!(text(&mut client, &spend(&token)), "token_used_up");
+}
