@@ -423,6 +423,32 @@ fn validation_is_right_without_preloading_and_expired_tokens_stay_until_deleted(
 // Clients, encodings, standbys
 // ---------------------------------------------------------------------------------------------------------------------
 
+/// Neither SET nor ALTER ROLE nor the connection's options give an ordinary user a say in a setting, whether the library is
+/// loaded before or after.
+#[test]
+fn an_ordinary_user_cannot_change_a_setting() {
+    for preload in ["", "temptoken"] {
+        let cluster = Cluster::start(&[&format!("shared_preload_libraries = '{preload}'")]);
+        let mut client = cluster.connect("postgres");
+        client.batch_execute("CREATE EXTENSION temptoken; CREATE ROLE ordinary LOGIN").unwrap();
+        text(&mut client, REGISTER);
+        text(&mut client, "SELECT temptoken_grant('ordinary', 'issue')");
+        let mint = "SELECT temptoken_mint('files', '42', '1 hour')";
+        let mut ordinary = cluster.connect_as("ordinary", "postgres");
+        // Where the name is not known yet, it may be set, and is set back when the library is loaded.
+        let _ = ordinary.batch_execute("SET temptoken.token_prefix = 'evil'");
+        let _ = ordinary.batch_execute("ALTER ROLE ordinary SET temptoken.token_prefix = 'evil'");
+        assert!(text(&mut ordinary, mint).starts_with("tt_"));
+        assert_eq!(sqlstate(&mut ordinary, "SET temptoken.token_prefix = 'evil'"), "42501");
+        assert_eq!(sqlstate(&mut ordinary, "ALTER ROLE ordinary SET temptoken.token_prefix = 'evil'"), "42501");
+        let mut again = cluster.connect_as("ordinary", "postgres");
+        assert!(text(&mut again, mint).starts_with("tt_"));
+        if let Some(mut optioned) = cluster.try_connect_with("ordinary", "-c temptoken.token_prefix=evil") {
+            assert!(text(&mut optioned, mint).starts_with("tt_"));
+        }
+    }
+}
+
 /// Every refusal and error of the table, as a driver's error object carries it.
 #[test]
 fn a_driver_sees_each_sqlstate() {

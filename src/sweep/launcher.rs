@@ -1,5 +1,6 @@
 //! The launcher: at each interval, one worker after the other for every database that is to be swept.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use pgrx::PgMemoryContexts;
@@ -45,28 +46,27 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(_argument: Datum) {
     }
 }
 
-/// Sweeps every database that is to be swept, one after the other. Answers whether one had to be left out because no
-/// worker slot was free; that is logged when it begins, not each time.
+/// Sweeps every database that is to be swept, one after the other and then, what had more to do than fits in a turn,
+/// again. Answers whether no worker slot was free; that is logged when it begins, not each time.
 fn sweep_all(no_slot_logged: bool) -> bool {
-    let mut no_slot = false;
-    for database in databases() {
-        while !no_slot {
-            heed_signals();
-            let started = Instant::now();
-            no_slot = !run_worker(database);
-            // A worker that used up its time may have left something.
-            if started.elapsed() < worker::TIME_LIMIT {
-                break;
+    let mut turns = VecDeque::from(databases());
+    while let Some(database) = turns.pop_front() {
+        heed_signals();
+        let started = Instant::now();
+        if !run_worker(database) {
+            if !no_slot_logged {
+                pgrx::log!(
+                    "temptoken: no background worker slot is free, expired tokens stay until the next interval; raise \
+                     max_worker_processes"
+                );
             }
+            return true;
+        }
+        if started.elapsed() >= worker::TIME_LIMIT {
+            turns.push_back(database);
         }
     }
-    if no_slot && !no_slot_logged {
-        pgrx::log!(
-            "temptoken: no background worker slot is free, expired tokens stay until the next interval; raise \
-             max_worker_processes"
-        );
-    }
-    no_slot
+    false
 }
 
 /// Runs a worker for `database`, to its end. False when no slot is free.

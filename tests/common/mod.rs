@@ -195,6 +195,11 @@ impl Cluster {
         self.config("postgres", database).connect(NoTls).ok()
     }
 
+    /// A connection as `user` with these options of the command line, if the server takes it.
+    pub fn try_connect_with(&self, user: &str, options: &str) -> Option<Client> {
+        self.config(user, "postgres").options(options).connect(NoTls).ok()
+    }
+
     /// Kills a backend, which takes the whole cluster through crash recovery.
     pub fn kill_backend(&self, pid: &str) {
         run(Command::new("kill").args(["-9", pid]));

@@ -109,7 +109,13 @@ ROLLBACK;
 BEGIN;
 SELECT (public.temptoken_try_validate(:'once', 'post', '/r/1')).status;
 ROLLBACK;
+BEGIN;
+SAVEPOINT s;
 SELECT (public.temptoken_try_validate(:'once', 'POST', '/r/1')).status;
+SELECT (public.temptoken_try_validate(:'once', 'POST', '/r/1')).status;
+ROLLBACK TO s;
+SELECT (public.temptoken_try_validate(:'once', 'POST', '/r/1')).status;
+COMMIT;
 SELECT (public.temptoken_try_validate(:'once', 'POST', '/r/1')).status;
 SELECT (public.temptoken_try_validate(:'once', 'GET', '/r/1')).status, (public.temptoken_peek(:'once', 'GET', '/r/1')).status;
 
