@@ -69,13 +69,16 @@ impl Cluster {
     /// A new, running cluster with these lines added to postgresql.conf.
     pub fn start(settings: &[&str]) -> Self {
         let cluster = Self::new_dir();
-        let data = cluster.data();
-        run(server_program("initdb")
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
-            .arg(&data));
-        cluster.configure(settings);
+        cluster.init(settings);
         cluster.launch();
         cluster
+    }
+
+    fn init(&self, settings: &[&str]) {
+        run(server_program("initdb")
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(self.data()));
+        self.configure(settings);
     }
 
     /// A new cluster with the library preloaded, a sweep every second, and the extension in database postgres.
@@ -139,7 +142,8 @@ impl Cluster {
         assert!(self.try_start(options), "the server does not start:\n{}", self.log());
     }
 
-    fn try_start(&self, options: &str) -> bool {
+    /// As [`Self::start_with`]; whether it did.
+    pub fn try_start(&self, options: &str) -> bool {
         // pg_ctl's output would keep our pipe open as long as the server runs: it goes to the log.
         let log = self.log_path().display().to_string();
         let mut command = server_program("pg_ctl");
@@ -165,9 +169,14 @@ impl Cluster {
 
     /// Kills the postmaster as a power cut would, and starts the cluster again once its processes are gone.
     pub fn crash(&self) {
+        self.kill_postmaster();
+        wait_until("the cluster starts again", || self.try_start(""));
+    }
+
+    /// Kills the postmaster, and leaves its processes to notice.
+    pub fn kill_postmaster(&self) {
         let pid = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
         run(Command::new("kill").args(["-9", pid.lines().next().unwrap()]));
-        wait_until("the cluster starts again", || self.try_start(""));
     }
 
     /// Has the server read its configuration again.
@@ -232,6 +241,27 @@ impl Cluster {
         search(self.dir.path(), &|bytes: &[u8]| {
             bytes.iter().enumerate().any(|(at, byte)| byte == first && bytes[at + 1..].starts_with(rest))
         })
+    }
+
+    /// Dumps `from` in the custom format, and restores it into `to`.
+    pub fn dump_and_restore(&self, from: &str, to: &str) {
+        let file = self.dir.path().join("dump");
+        let connection = ["-U", "postgres", "-h", self.dir.path().to_str().unwrap()];
+        run(server_program("pg_dump").args(connection).args(["-Fc", "-f"]).arg(&file).arg(from));
+        run(server_program("pg_restore").args(connection).args(["-e", "-d", to]).arg(&file));
+    }
+
+    /// Moves this cluster, which must be stopped, into a new one by pg_upgrade.
+    pub fn upgrade(&self) -> Self {
+        let new = Self::new_dir();
+        new.init(&["shared_preload_libraries = 'temptoken'", "temptoken.sweep_interval = 1s"]);
+        let bin = pg_config("--bindir");
+        let mut command = server_program("pg_upgrade");
+        command.args(["-U", "postgres", "-b", &bin, "-B", &bin]);
+        command.arg("-d").arg(self.data()).arg("-D").arg(new.data()).arg("-s").arg(new.dir.path());
+        run(command.current_dir(new.dir.path()));
+        new.launch();
+        new
     }
 
     /// What pg_dump writes of `database`.
@@ -300,4 +330,21 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
         found.is_some()
     });
     found.expect("it was there")
+}
+
+/// Registers the scope of the standing set-up: `files`, with GET /files/{id} for an hour.
+pub const REGISTER: &str = "SELECT temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}')";
+
+/// The process that starts the workers.
+pub const LAUNCHER: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep launcher'";
+
+/// Mints tokens of the scope `files` that live for `ttl`, one for each number up to `count`.
+pub fn mint(client: &mut Client, count: u32, ttl: &str) {
+    let ids = format!("ARRAY(SELECT i::text FROM generate_series(1, {count}) AS i)");
+    text(client, &format!("SELECT count(*) FROM temptoken_mint_many('files', {ids}, '{ttl}')"));
+}
+
+/// Whether the database has this many tokens.
+pub fn has_tokens(client: &mut Client, count: u32) -> bool {
+    text(client, "SELECT count(*) FROM temptoken.temp_tokens") == count.to_string()
 }

@@ -1,0 +1,470 @@
+//! The background worker, driven from outside: what it removes and when, what it must not hold up, what it survives.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{Cluster, LAUNCHER, REGISTER, has_tokens, mint, sqlstate, text, value, wait_for, wait_until};
+use postgres::Client;
+
+#[test]
+fn the_worker_sweeps_at_start_and_on_its_interval_and_leaves_what_lives() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    mint(&mut client, 500, "1 millisecond");
+    mint(&mut client, 7, "1 hour");
+    drop(client);
+    // At start: the interval is an hour off.
+    cluster.stop("fast");
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until("the worker has swept at start", || has_tokens(&mut client, 7));
+    // On the interval, shortened by a reload.
+    cluster.configure(&["temptoken.sweep_interval = 1s"]);
+    cluster.reload();
+    for _ in 0..3 {
+        mint(&mut client, 10, "1 millisecond");
+        wait_until("the worker has swept on its interval", || has_tokens(&mut client, 7));
+    }
+    assert!(cluster.log().contains("swept database \"postgres\": 500 rows in"), "{}", cluster.log());
+}
+
+#[test]
+fn the_worker_sweeps_in_batches() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h", "temptoken.sweep_batch_size = 100"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    mint(&mut client, 1_050, "1 millisecond");
+    // Each transaction that deletes notes how many rows it took.
+    client
+        .batch_execute(
+            "CREATE TABLE noted (xid xid8, rows bigint);
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 INSERT INTO public.noted SELECT pg_current_xact_id(), count(*) FROM gone;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER note AFTER DELETE ON temptoken.temp_tokens REFERENCING OLD TABLE AS gone
+             FOR EACH STATEMENT EXECUTE FUNCTION note()",
+        )
+        .unwrap();
+    drop(client);
+    cluster.stop("fast");
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until("everything is swept", || has_tokens(&mut client, 0));
+    let noted = "SELECT count(DISTINCT xid) || ' ' || max(rows) || ' ' || sum(rows) FROM noted WHERE rows > 0";
+    assert_eq!(text(&mut client, noted), "11 100 1050");
+}
+
+#[test]
+fn the_worker_sweeps_every_database_with_the_extension_and_no_other() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut first = cluster.connect("postgres");
+    first.batch_execute("CREATE DATABASE \"Se,cond \"\"db\"\"\"").unwrap();
+    first.batch_execute("CREATE DATABASE without").unwrap();
+    let mut second = cluster.connect("Se,cond \"db\"");
+    second.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    for client in [&mut first, &mut second] {
+        text(client, REGISTER);
+        mint(client, 20, "1 millisecond");
+        wait_until("the worker has swept", || has_tokens(client, 0));
+    }
+    // A database that an interrupted DROP has left invalid is left alone.
+    first.batch_execute("UPDATE pg_database SET datconnlimit = -2 WHERE datname = 'without'").unwrap();
+    // A worker that was on its way there when that was done is turned away; none is after it.
+    std::thread::sleep(Duration::from_millis(1_500));
+    let before = cluster.log().len();
+    // Named databases only; names with commas and quotes among them.
+    cluster.configure(&["temptoken.sweep_databases = 'without, \"Se,cond \"\"db\"\"\"'"]);
+    cluster.reload();
+    wait_until("the setting holds", || text(&mut first, "SHOW temptoken.sweep_databases").starts_with("without"));
+    mint(&mut first, 20, "1 millisecond");
+    mint(&mut second, 20, "1 millisecond");
+    wait_until("the named database is swept", || has_tokens(&mut second, 0));
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(has_tokens(&mut first, 20));
+    assert!(!cluster.log().contains("ERROR") && !cluster.log()[before..].contains("FATAL"), "{}", cluster.log());
+}
+
+#[test]
+fn the_worker_is_silent_where_the_extension_is_absent_and_starts_with_it() {
+    let cluster = Cluster::start(&["shared_preload_libraries = 'temptoken'", "temptoken.sweep_interval = 1s"]);
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("CREATE DATABASE other").unwrap();
+    // A schema of its name that is somebody else's, with a table that looks the same.
+    client
+        .batch_execute(
+            "CREATE SCHEMA temptoken;
+             CREATE TABLE temptoken.temp_tokens (id uuid PRIMARY KEY, token_hash bytea, scope text, resource_id text,
+                 created_at timestamptz, expires_at timestamptz, uses_left integer, metadata jsonb);
+             INSERT INTO temptoken.temp_tokens VALUES (gen_random_uuid(), '', 's', 'r', 'epoch', 'epoch');
+             INSERT INTO temptoken.temp_tokens VALUES ('00000000-0000-8000-8000-000000000001', '', 's', 'r', 'epoch', 'epoch')",
+        )
+        .unwrap();
+    let before = cluster.log();
+    std::thread::sleep(Duration::from_secs(3));
+    assert!(has_tokens(&mut client, 2));
+    assert_eq!(cluster.log(), before, "nothing to sweep, nothing to say");
+    let mut other = cluster.connect("other");
+    other.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    text(&mut other, REGISTER);
+    mint(&mut other, 5, "1 millisecond");
+    wait_until("the new extension is swept", || has_tokens(&mut other, 0));
+    assert!(has_tokens(&mut client, 2));
+}
+
+#[test]
+fn a_reload_changes_the_interval_and_the_batch_size_within_a_cycle() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    mint(&mut client, 30, "1 millisecond");
+    std::thread::sleep(Duration::from_secs(2));
+    assert!(has_tokens(&mut client, 30), "an hour has not passed");
+    client.batch_execute("ALTER SYSTEM SET temptoken.sweep_interval = '1s'").unwrap();
+    client.batch_execute("ALTER SYSTEM SET temptoken.sweep_batch_size = 7").unwrap();
+    client.batch_execute("SELECT pg_reload_conf()").unwrap();
+    wait_until("the shorter interval holds", || has_tokens(&mut client, 0));
+    // Settings are checked, and an ordinary user has no say.
+    for bad in ["sweep_interval = 0", "sweep_interval = '8d'", "sweep_batch_size = 0", "sweep_databases = '\"a'"] {
+        assert_eq!(sqlstate(&mut client, &format!("ALTER SYSTEM SET temptoken.{bad}")), "22023", "{bad}");
+    }
+    client.batch_execute("CREATE ROLE ordinary LOGIN").unwrap();
+    let mut ordinary = cluster.connect_as("ordinary", "postgres");
+    let attempts = [
+        ("sweep_interval", "55P02"),
+        ("sweep_batch_size", "55P02"),
+        ("sweep_databases", "55P02"),
+        ("token_prefix", "42501"),
+    ];
+    for (setting, state) in attempts {
+        text(&mut ordinary, &format!("SHOW temptoken.{setting}"));
+        assert_eq!(sqlstate(&mut ordinary, &format!("SET temptoken.{setting} = '5'")), state, "{setting}");
+    }
+}
+
+#[test]
+fn a_terminated_launcher_is_gone_within_a_second_and_comes_back() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    wait_until("the launcher runs", || value(&mut client, LAUNCHER).is_some());
+    let before = text(&mut client, LAUNCHER);
+    mint(&mut client, 3, "1 millisecond");
+    text(&mut client, &format!("SELECT pg_terminate_backend({before})"));
+    let begun = Instant::now();
+    wait_until("it is gone", || value(&mut client, LAUNCHER).as_ref() != Some(&before));
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    // Back, and with its sweep at start.
+    wait_until("it is back", || value(&mut client, LAUNCHER).is_some());
+    wait_until("it has swept", || has_tokens(&mut client, 0));
+}
+
+#[test]
+fn a_busy_worker_ends_within_a_second_when_terminated_and_its_work_is_done_later() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    // A trigger holds the worker up in the middle of its batch.
+    client
+        .batch_execute(
+            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(600); RETURN OLD; END $$;
+             CREATE TRIGGER wait BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION wait()",
+        )
+        .unwrap();
+    mint(&mut client, 3, "1 millisecond");
+    let worker = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker' AND state = 'active'
+                      AND query = 'temptoken: sweeping' AND wait_event = 'PgSleep'";
+    wait_until("the worker is busy", || value(&mut client, worker).is_some());
+    let pid = text(&mut client, worker);
+    text(&mut client, &format!("SELECT pg_terminate_backend({pid})"));
+    let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {pid}");
+    let begun = Instant::now();
+    wait_until("it is gone", || text(&mut client, &gone) == "0");
+    assert!(begun.elapsed() < Duration::from_secs(1));
+    client.batch_execute("DROP TRIGGER wait ON temptoken.temp_tokens").unwrap();
+    wait_until("another has swept", || has_tokens(&mut client, 0));
+}
+
+#[test]
+fn a_fast_stop_does_not_wait_for_the_worker() {
+    let cluster = Cluster::with_extension(&["max_prepared_transactions = 2"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    mint(&mut client, 3, "1 millisecond");
+    // A lock that outlives every session.
+    client
+        .batch_execute("BEGIN; LOCK TABLE temptoken.temp_tokens IN ACCESS EXCLUSIVE MODE; PREPARE TRANSACTION 'held'")
+        .unwrap();
+    drop(client);
+    std::thread::sleep(Duration::from_secs(2));
+    let took = cluster.stop("fast");
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("ROLLBACK PREPARED 'held'").unwrap();
+    wait_until("it sweeps again", || has_tokens(&mut client, 0));
+}
+
+#[test]
+fn no_setting_of_a_database_stops_the_worker() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "ALTER DATABASE postgres SET default_transaction_read_only = on;
+             ALTER DATABASE postgres SET statement_timeout = '1ms';
+             ALTER DATABASE postgres SET lock_timeout = '1ms';
+             ALTER DATABASE postgres SET search_path = nowhere;
+             ALTER DATABASE postgres SET default_transaction_isolation = 'serializable';
+             ALTER DATABASE postgres SET session_replication_role = 'replica'",
+        )
+        .unwrap();
+    mint(&mut client, 50, "1 millisecond");
+    wait_until("it has swept all the same", || has_tokens(&mut client, 0));
+    assert!(!cluster.log().contains("ERROR"), "{}", cluster.log());
+}
+
+#[test]
+fn a_row_that_is_locked_does_not_hold_up_the_others() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    mint(&mut client, 50, "200 milliseconds");
+    let mut locker = cluster.connect("postgres");
+    locker.batch_execute("BEGIN").unwrap();
+    text(&mut locker, "SELECT id FROM temptoken.temp_tokens WHERE resource_id = '7' FOR UPDATE");
+    wait_until("the others are swept", || has_tokens(&mut client, 1));
+    locker.batch_execute("ROLLBACK").unwrap();
+    wait_until("it is swept too", || has_tokens(&mut client, 0));
+}
+
+#[test]
+fn sweeping_shows_in_the_statistics_that_autovacuum_reads() {
+    let cluster = Cluster::with_extension(&["autovacuum = off"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    mint(&mut client, 400, "1 millisecond");
+    wait_until("it has swept", || has_tokens(&mut client, 0));
+    let dead = "SELECT n_tup_del FROM pg_stat_user_tables WHERE relname = 'temp_tokens'";
+    wait_until("the rows are counted", || text(&mut client, dead) == "400");
+}
+
+#[test]
+fn a_long_sweep_does_not_hold_up_what_needs_the_database_for_itself() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_batch_size = 10"]);
+    let mut postgres = cluster.connect("postgres");
+    postgres.batch_execute("CREATE DATABASE busy").unwrap();
+    let mut client = cluster.connect("busy");
+    client.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    text(&mut client, REGISTER);
+    // Some twenty seconds of work.
+    client
+        .batch_execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(0.01); RETURN OLD; END $$;
+             CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .unwrap();
+    mint(&mut client, 2_000, "1 millisecond");
+    drop(client);
+    let busy =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker' AND wait_event = 'PgSleep'";
+    wait_until("the worker is busy", || value(&mut postgres, busy).is_some());
+    postgres.batch_execute("ALTER DATABASE busy RENAME TO renamed").unwrap();
+    wait_until("the next worker is busy", || value(&mut postgres, busy).is_some());
+    postgres.batch_execute("CREATE DATABASE copy TEMPLATE renamed").unwrap();
+    postgres.batch_execute("DROP DATABASE copy").unwrap();
+    wait_until("the next worker is busy", || value(&mut postgres, busy).is_some());
+    postgres.batch_execute("DROP DATABASE renamed").unwrap();
+}
+
+#[test]
+fn a_database_whose_rows_cannot_be_removed_does_not_hold_up_the_others() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut postgres = cluster.connect("postgres");
+    postgres.batch_execute("CREATE DATABASE zz").unwrap();
+    let mut other = cluster.connect("zz");
+    other.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    text(&mut postgres, REGISTER);
+    text(&mut other, REGISTER);
+    postgres
+        .batch_execute("CREATE TABLE child (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE)")
+        .unwrap();
+    mint(&mut postgres, 1, "300 milliseconds");
+    postgres.batch_execute("INSERT INTO child SELECT id FROM temptoken.temp_tokens").unwrap();
+    let mut holder = cluster.connect("postgres");
+    holder.batch_execute("BEGIN; UPDATE child SET token = token").unwrap();
+    std::thread::sleep(Duration::from_secs(1));
+    mint(&mut other, 5, "1 millisecond");
+    wait_until("the other database is swept", || has_tokens(&mut other, 0));
+    assert!(has_tokens(&mut postgres, 1));
+    holder.batch_execute("ROLLBACK").unwrap();
+    wait_until("this one is swept too", || has_tokens(&mut postgres, 0));
+}
+
+#[test]
+fn a_deferred_trigger_acts_for_the_owner_of_the_table_and_not_for_the_worker() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "CREATE ROLE powerless;
+             GRANT USAGE ON SCHEMA temptoken TO powerless;
+             GRANT EXECUTE ON FUNCTION temptoken.scope_is_valid TO powerless;
+             ALTER TABLE temptoken.temp_tokens OWNER TO powerless;
+             CREATE TABLE seen (acting text);
+             GRANT INSERT ON seen TO powerless;
+             CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER note AFTER DELETE ON temptoken.temp_tokens
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()",
+        )
+        .unwrap();
+    mint(&mut client, 1, "1 millisecond");
+    wait_until("it is swept", || has_tokens(&mut client, 0));
+    assert_eq!(text(&mut client, "SELECT acting FROM seen"), "powerless");
+}
+
+#[test]
+fn no_worker_runs_under_pg_upgrade() {
+    let cluster = Cluster::with_extension(&[]);
+    cluster.stop("fast");
+    cluster.start_with("-b");
+    std::thread::sleep(Duration::from_secs(1));
+    assert_eq!(value(&mut cluster.connect("postgres"), LAUNCHER), None);
+    cluster.stop("fast");
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until("the launcher runs", || value(&mut client, LAUNCHER).is_some());
+}
+
+/// A trigger that makes every deletion of a row take this long.
+fn slow_down(client: &mut Client, seconds: f64) {
+    client
+        .batch_execute(&format!(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep({seconds}); RETURN OLD; END $$;
+             CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()"
+        ))
+        .unwrap();
+}
+
+/// Waits until a worker is in the middle of a batch that such a trigger slows down; its pid.
+fn busy_worker(client: &mut Client) -> String {
+    let busy =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker' AND wait_event = 'PgSleep'";
+    wait_for("the worker is busy", || value(client, busy))
+}
+
+#[test]
+fn the_extension_can_be_dropped_while_the_worker_deletes_and_made_again() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_batch_size = 10"]);
+    let mut client = cluster.connect("postgres");
+    for _ in 0..3 {
+        text(&mut client, REGISTER);
+        slow_down(&mut client, 0.01);
+        mint(&mut client, 200, "1 millisecond");
+        busy_worker(&mut client);
+        client.batch_execute("DROP EXTENSION temptoken; DROP FUNCTION slow; CREATE EXTENSION temptoken").unwrap();
+    }
+    text(&mut client, REGISTER);
+    mint(&mut client, 20, "1 millisecond");
+    wait_until("the new one is swept", || has_tokens(&mut client, 0));
+    assert!(!cluster.log().contains("ERROR"), "{}", cluster.log());
+}
+
+#[test]
+fn a_worker_killed_in_the_middle_of_a_batch_loses_nothing_that_lives() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_batch_size = 50"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    mint(&mut client, 30, "1 hour");
+    slow_down(&mut client, 0.005);
+    mint(&mut client, 300, "1 millisecond");
+    let pid = busy_worker(&mut client);
+    cluster.kill_backend(&pid);
+    let mut client = wait_for("the cluster is back", || cluster.try_connect("postgres"));
+    wait_until("the sweep is done", || has_tokens(&mut client, 30));
+}
+
+#[test]
+fn the_worker_ends_with_its_postmaster() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_batch_size = 10"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    // Busy, and not in a wait that would notice by itself.
+    client
+        .batch_execute(
+            "CREATE FUNCTION spin() RETURNS trigger LANGUAGE plpgsql AS $$
+             DECLARE until timestamptz := clock_timestamp() + interval '20 milliseconds';
+             BEGIN WHILE clock_timestamp() < until LOOP END LOOP; RETURN OLD; END $$;
+             CREATE TRIGGER spin BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION spin()",
+        )
+        .unwrap();
+    mint(&mut client, 3_000, "1 millisecond");
+    let working = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker' AND state = 'active'";
+    let worker = wait_for("the worker is busy", || value(&mut client, working));
+    let launcher = text(&mut client, LAUNCHER);
+    drop(client);
+    cluster.kill_postmaster();
+    let begun = Instant::now();
+    for pid in [worker, launcher] {
+        wait_until("it is gone", || !std::path::Path::new(&format!("/proc/{pid}")).exists());
+    }
+    assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
+    wait_until("the cluster starts again", || cluster.try_start(""));
+}
+
+#[test]
+fn without_a_free_worker_slot_it_says_so_once_and_goes_on_when_there_is_one() {
+    let cluster = Cluster::with_extension(&["max_worker_processes = 1", "max_logical_replication_workers = 0"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+    mint(&mut client, 5, "1 millisecond");
+    std::thread::sleep(Duration::from_secs(4));
+    assert_eq!(cluster.log().matches("no background worker slot is free").count(), 1, "{}", cluster.log());
+    let status = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");
+    assert_eq!(text(&mut client, &status), "ok");
+    drop(client);
+    cluster.stop("fast");
+    cluster.configure(&["max_worker_processes = 8"]);
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    wait_until("it sweeps", || has_tokens(&mut client, 1));
+}
+
+#[test]
+fn a_hundred_databases_and_those_that_take_no_connection() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut postgres = cluster.connect("postgres");
+    postgres.batch_execute("CREATE DATABASE model").unwrap();
+    let mut model = cluster.connect("model");
+    model.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    text(&mut model, REGISTER);
+    mint(&mut model, 5, "1 millisecond");
+    // Templates, and databases that refuse connections, are left alone.
+    for change in ["IS_TEMPLATE true", "ALLOW_CONNECTIONS false"] {
+        postgres.batch_execute(&format!("ALTER DATABASE model {change}")).unwrap();
+    }
+    drop(model);
+    for number in 0..100 {
+        postgres.batch_execute(&format!("CREATE DATABASE \"db {number}\" TEMPLATE model")).unwrap();
+    }
+    for number in [0, 50, 99] {
+        let mut client = cluster.connect(&format!("db {number}"));
+        mint(&mut client, 5, "1 millisecond");
+        wait_until("this one is swept", || has_tokens(&mut client, 0));
+    }
+    postgres.batch_execute("ALTER DATABASE model ALLOW_CONNECTIONS true").unwrap();
+    std::thread::sleep(Duration::from_secs(2));
+    let mut model = cluster.connect("model");
+    assert!(text(&mut model, "SELECT count(*) FROM temptoken.temp_tokens") != "0", "a template is not touched");
+    assert!(!cluster.log().contains("FATAL") && !cluster.log().contains("ERROR"), "{}", cluster.log());
+}
