@@ -104,10 +104,7 @@ CREATE POLICY by_token ON public.regress_flow
     USING (public.temptoken_current_scope() = 'flows' AND id = public.temptoken_current_resource_id());
 CREATE ROLE regress_bearer;
 GRANT SELECT, UPDATE, INSERT, DELETE ON public.regress_flow TO regress_bearer;
-GRANT EXECUTE ON FUNCTION public.temptoken_authenticate(text, text, text), public.temptoken_current_id(),
-    public.temptoken_current_scope(), public.temptoken_current_resource_id(), public.temptoken_current_metadata(),
-    public.temptoken_validate(text, text, text), public.temptoken_try_validate(text, text, text)
-TO regress_bearer;
+SELECT public.temptoken_grant('regress_bearer', 'validate');
 
 SET ROLE regress_bearer;
 SELECT * FROM public.regress_flow;
@@ -136,8 +133,20 @@ SET LOCAL app.resource_id = 'f2';
 SELECT set_config('request.path', '/flows/f2', true) IS NOT NULL AS set;
 SELECT id FROM public.regress_flow;
 SELECT id FROM public.regress_flow WHERE id = 'f2';
+UPDATE public.regress_flow SET answer = 'forged' WHERE id = 'f2';
 SAVEPOINT s;
 SELECT * FROM public.temptoken_authenticate(:'one', 'GET', '/flows/f2');
+ROLLBACK TO s;
+SELECT public.temptoken_mint('flows', 'f2', '1 hour');
+ROLLBACK TO s;
+SELECT count(*) FROM temptoken.temp_tokens;
+ROLLBACK TO s;
+ALTER TABLE public.regress_flow DISABLE ROW LEVEL SECURITY;
+ROLLBACK TO s;
+CREATE POLICY mine ON public.regress_flow USING (true);
+ROLLBACK TO s;
+SET LOCAL row_security = off;
+SELECT id FROM public.regress_flow;
 ROLLBACK TO s;
 SELECT id FROM public.regress_flow;
 COMMIT;
@@ -162,10 +171,6 @@ COMMIT;
 
 DROP FUNCTION public.regress_read();
 DROP TABLE public.regress_flow;
-REVOKE ALL ON FUNCTION public.temptoken_authenticate(text, text, text), public.temptoken_current_id(),
-    public.temptoken_current_scope(), public.temptoken_current_resource_id(), public.temptoken_current_metadata(),
-    public.temptoken_validate(text, text, text), public.temptoken_try_validate(text, text, text)
-FROM regress_bearer;
 DROP OWNED BY regress_bearer;
 DROP ROLE regress_bearer;
 DELETE FROM temptoken.temp_tokens;
