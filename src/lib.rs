@@ -3,7 +3,9 @@
 //! Lives here: the list of rooms, the magic block, and what happens when the library is loaded. Nothing else.
 //!
 //! Imports run one way: `api` and `sweep` → `mint`, `validate` → `store` → the rules, `token` and `scope`, in which there
-//! is no PostgreSQL. `pg` is the seam to the server, `errors` and `settings` are what their names say.
+//! is no PostgreSQL. Beside that way stand what a transaction knows of its caller (`identity`), what is counted
+//! (`counters`), and two formats of others (`postgrest`, `introspection`). `pg` is the seam to the server, `errors` and
+//! `settings` are what their names say.
 
 mod api;
 mod counters;
