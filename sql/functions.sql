@@ -20,7 +20,7 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_register_scope(text, text[], interval, text, integer, text[], boolean) IS
 'Registers a scope.
-name: 1 to 255 bytes. allowed_routes: at least one ''METHOD /path''; METHOD is an RFC 9110 token, the path is made of RFC 3986 path characters without percent-encoding. max_ttl: positive, finite, without months or years. resource_id_in_path: the placeholder, in every route, or empty for none. max_uses: positive, or NULL for no limit. spending_methods: methods of the routes, or NULL for all. replace: take the place of a scope of this name.
+name: 1 to 255 bytes. allowed_routes: 1 to 1000 ''METHOD /path'' of at most 4096 bytes each; METHOD is an RFC 9110 token, the path is made of RFC 3986 path characters without percent-encoding. max_ttl: positive, finite, without months or years. resource_id_in_path: the placeholder, in every route, at most 64 visible ASCII characters other than / ? # %, or empty for none. max_uses: positive, or NULL for no limit. spending_methods: 1 to 1000 methods of the routes, or NULL for all. replace: take the place of a scope of this name.
 Errors: TT010 scope_already_registered; TT011 invalid_scope; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_lookup_scope(name text) RETURNS temptoken.scopes
@@ -74,7 +74,7 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer) IS
 'Mints a token for each resource id, all or none, in one statement and in the order given. Arguments as of temptoken_mint.
-Errors: those of temptoken_mint; 2202E when resource_ids is NULL or not one-dimensional.';
+Errors: those of temptoken_mint; 2202E when resource_ids is NULL or not one-dimensional; 54000 when there are more than a million.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Validate

@@ -162,6 +162,28 @@ fn no_secret_is_written_anywhere() {
     assert!(!dump.contains("findable"), "and no tokens");
 }
 
+/// What the README says of statements that the server logs: a bound token is in them, unless its remedy is set.
+#[test]
+fn the_server_logs_bound_tokens_unless_it_is_told_not_to() {
+    for (remedy, logged) in [("#", true), ("", false)] {
+        let cluster = Cluster::with_extension(&[
+            "log_min_duration_statement = 0",
+            "log_statement = all",
+            &format!("{remedy} log_parameter_max_length = 0"),
+            &format!("{remedy} log_parameter_max_length_on_error = 0"),
+        ]);
+        let mut client = cluster.connect("postgres");
+        text(&mut client, REGISTER);
+        let mint = client.prepare("SELECT temptoken_mint('files', '42', '1 hour')").unwrap();
+        let token: String = client.query_one(&mint, &[]).unwrap().get(0);
+        let validate = client.prepare("SELECT (temptoken_validate($1, 'GET', $2)).scope").unwrap();
+        client.query(&validate, &[&token, &"/files/42"]).unwrap();
+        client.query(&validate, &[&token, &"/files/43"]).unwrap_err();
+        assert!(cluster.log().contains("temptoken_validate($1"), "statements are logged");
+        assert_eq!(cluster.log().contains(&token[35..]), logged, "{}", cluster.log());
+    }
+}
+
 /// A set of tokens that is larger than work_mem is not spilled to a temporary file.
 #[test]
 fn no_token_is_spilled_to_disk() {
