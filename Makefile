@@ -40,7 +40,7 @@ lint: setup ## Check format, clippy, and the install script with pgspot
 	@scripts/setup --lint
 	cargo fmt --check
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
-	cat sql/tables.sql sql/functions.sql sql/stats.sql sql/roles.sql sql/privileges.sql | target/pgspot/bin/pgspot
+	cat sql/tables.sql sql/functions.sql sql/stats.sql sql/sweep.sql sql/roles.sql sql/privileges.sql | target/pgspot/bin/pgspot
 
 .PHONY: clean
 clean: ## Remove the demo's cluster and everything that was built

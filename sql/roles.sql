@@ -31,6 +31,13 @@ FROM (VALUES
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_expired(timestamptz)'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_find_tokens(text)'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_stats()'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_status()'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_worker_start()'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_worker_stop()'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_schedule_sweep(text)'),
+    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_unschedule_sweep()'),
+    ('manage', 'EXECUTE ON FUNCTION temptoken.cron_schedule(text, text, text)'),
+    ('manage', 'EXECUTE ON FUNCTION temptoken.cron_unschedule(text)'),
     ('manage', 'USAGE ON SCHEMA temptoken'),
     ('manage', 'SELECT ON temptoken.active_tokens')
 ) AS v (privilege, granted);
@@ -46,7 +53,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_grant(text, text) IS
-'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics). The view temptoken.privileges lists each.
+'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics, sweeping). The view temptoken.privileges lists each.
 Errors: 22023 for another privilege; 42704 when there is no such role; 42501 for a caller who may not grant.';
 
 CREATE FUNCTION @extschema@.temptoken_revoke_grant(role text, privilege text) RETURNS void

@@ -13,6 +13,7 @@ use crate::identity::{self, Identity};
 use crate::pg::{self, Call, ColumnText, RowType};
 use crate::scope::{Scope, ScopeRow};
 use crate::store::{scopes, tokens};
+use crate::sweep::{self, cron};
 use crate::token::{Token, TokenId};
 use crate::validate::{Request, Uses, Verdict};
 use crate::{counters, introspection, mint, postgrest, settings, validate};
@@ -60,6 +61,12 @@ sql_function!(
 sql_function!(temptoken_introspect, pg_finfo_temptoken_introspect, introspect);
 sql_function!(temptoken_find_tokens, pg_finfo_temptoken_find_tokens, find_tokens);
 sql_function!(temptoken_outcomes, pg_finfo_temptoken_outcomes, outcomes);
+sql_function!(temptoken_sweep_state, pg_finfo_temptoken_sweep_state, sweep_state);
+sql_function!(temptoken_sweep_worker_start, pg_finfo_temptoken_sweep_worker_start, sweep_worker_start);
+sql_function!(temptoken_sweep_worker_stop, pg_finfo_temptoken_sweep_worker_stop, sweep_worker_stop);
+sql_function!(temptoken_cron_find, pg_finfo_temptoken_cron_find, cron_find);
+sql_function!(temptoken_cron_schedule, pg_finfo_temptoken_cron_schedule, cron_schedule);
+sql_function!(temptoken_cron_unschedule, pg_finfo_temptoken_cron_unschedule, cron_unschedule);
 sql_function!(temptoken_authenticate, pg_finfo_temptoken_authenticate, authenticate);
 sql_function!(temptoken_current_id, pg_finfo_temptoken_current_id, current_id);
 sql_function!(temptoken_current_scope, pg_finfo_temptoken_current_scope, current_scope);
@@ -237,7 +244,7 @@ fn delete_by_scope(call: &Call<'_>) -> Answer {
 }
 
 fn delete_expired(call: &Call<'_>) -> Answer {
-    const BATCH: i64 = 10_000;
+    const BATCH: u64 = 10_000;
     pg::require_writable(c"temptoken_delete_expired()");
     let Some(before) = call.timestamptz(0) else { return count(Ok(0)) };
     let mut sweep = tokens::Sweep::new(before);
@@ -245,7 +252,7 @@ fn delete_expired(call: &Call<'_>) -> Answer {
     loop {
         let step = sweep.step(BATCH)?;
         removed += step;
-        if step < BATCH as u64 {
+        if step < BATCH {
             return count(Ok(removed));
         }
     }
@@ -292,6 +299,74 @@ fn outcomes(call: &Call<'_>) -> Answer {
         }
     });
     Ok(None)
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Sweeping
+// ---------------------------------------------------------------------------------------------------------------------
+
+fn sweep_state(_call: &Call<'_>) -> Answer {
+    static ROW: RowType = RowType::new(&[
+        (c"worker", pg_sys::TEXTOID),
+        (c"next_start", pg_sys::TIMESTAMPTZOID),
+        (c"last_start", pg_sys::TIMESTAMPTZOID),
+        (c"last_finish", pg_sys::TIMESTAMPTZOID),
+        (c"rows_removed", pg_sys::INT8OID),
+        (c"rows_removed_in_total", pg_sys::INT8OID),
+        (c"last_error", pg_sys::TEXTOID),
+        (c"last_error_at", pg_sys::TIMESTAMPTZOID),
+        (c"rows_waiting", pg_sys::INT8OID),
+        (c"preloaded", pg_sys::BOOLOID),
+    ]);
+    let state = sweep::state();
+    let place = state.place.as_ref();
+    let time = |time: i64| (time != 0).then(|| pg::timestamptz(time));
+    let rows = |rows: u64| Datum::from(rows as i64);
+    let last_error = place.map(|place| place.last_error()).filter(|error| !error.is_empty());
+    Ok(Some(ROW.form(&[
+        Some(pg::varlena(state.worker.as_bytes())),
+        state.next_start.and_then(time),
+        place.and_then(|place| time(place.last_start)),
+        place.and_then(|place| time(place.last_finish)),
+        place.map(|place| rows(place.removed)),
+        place.map(|place| rows(place.removed_in_total)),
+        last_error.map(|error| pg::varlena(&pg::from_utf8(error))),
+        place.and_then(|place| time(place.last_error_at)),
+        state.rows_waiting.map(rows),
+        Some(Datum::from(state.preloaded)),
+    ])))
+}
+
+fn sweep_worker_start(_call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_sweep_worker_start()");
+    let begun = if sweep::start_worker()? { "started" } else { "already running" };
+    let answer = format!(
+        "{begun}; it ends when the server is restarted, and is not started again then: for that, add temptoken to \
+         shared_preload_libraries, or call temptoken_schedule_sweep()"
+    );
+    Ok(Some(pg::varlena(answer.as_bytes())))
+}
+
+fn sweep_worker_stop(_call: &Call<'_>) -> Answer {
+    boolean(sweep::stop_worker())
+}
+
+fn cron_find(call: &Call<'_>) -> Answer {
+    let Some(command) = call.text(0) else { return Ok(None) };
+    // Whoever cannot be asked knows of no job.
+    let found = cron::find(call, command).unwrap_or(None);
+    Ok(found.map(pg::varlena))
+}
+
+fn cron_schedule(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_schedule_sweep()");
+    let argument = |index| call.text(index).unwrap_or_default();
+    count(cron::schedule(call, argument(0), argument(1), argument(2)))
+}
+
+fn cron_unschedule(call: &Call<'_>) -> Answer {
+    pg::require_writable(c"temptoken_unschedule_sweep()");
+    boolean(cron::unschedule(call, call.text(0).unwrap_or_default()))
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

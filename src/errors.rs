@@ -57,6 +57,11 @@ enum Kind {
     NoTrigger,
     TriggerArguments,
     TriggerColumn,
+    SweepPreloaded,
+    SweepExcluded,
+    NoWorkerSlot,
+    CronMissing,
+    CronRefused,
     Unauthorized,
 }
 
@@ -171,6 +176,39 @@ impl Kind {
                 "the column of temptoken_delete_by_resource_id_trigger() cannot hold a resource id",
                 c"Name a column of the trigger's table that is of type text, varchar, uuid, smallint, integer or bigint.",
             ),
+            Self::SweepPreloaded => row(
+                "object_not_in_prerequisite_state",
+                b"55000",
+                "the library is preloaded, and its sweep worker starts and ends with the server",
+                c"To choose the databases that it sweeps, set temptoken.sweep_databases.",
+            ),
+            Self::SweepExcluded => row(
+                "object_not_in_prerequisite_state",
+                b"55000",
+                "this database is a template, or not named by temptoken.sweep_databases",
+                c"Add its name to temptoken.sweep_databases, and reload the configuration.",
+            ),
+            Self::NoWorkerSlot => row(
+                "insufficient_resources",
+                b"53000",
+                "no background worker slot is free",
+                c"Raise max_worker_processes, which takes a restart of the server.",
+            ),
+            Self::CronMissing => row(
+                "object_not_in_prerequisite_state",
+                b"55000",
+                "pg_cron is not installed",
+                c"Add pg_cron to shared_preload_libraries, restart, and CREATE EXTENSION pg_cron in the database that \
+                  cron.database_name names. Or preload temptoken, which sweeps by itself then.",
+            ),
+            Self::CronRefused => row(
+                "external_routine_exception",
+                b"38000",
+                "pg_cron refused",
+                c"That is what the database of cron.database_name says. Scheduling takes pg_cron in \
+                  shared_preload_libraries and, in that database, USAGE on schema cron and EXECUTE on \
+                  cron.schedule_in_database().",
+            ),
             // What PostgREST makes of it is in the message and the detail, not here.
             Self::Unauthorized => row("unauthorized", b"PGRST", "", c""),
         }
@@ -274,6 +312,31 @@ impl Error {
             message: [b"column \"", pg::clip(column), b"\" cannot hold a resource id"].concat(),
             ..Self::new(Kind::TriggerColumn)
         }
+    }
+
+    /// The sweep worker of a preloaded library cannot be started or stopped from SQL.
+    pub fn sweep_preloaded() -> Self {
+        Self::new(Kind::SweepPreloaded)
+    }
+
+    /// The sweep worker would pass this database over.
+    pub fn sweep_excluded() -> Self {
+        Self::new(Kind::SweepExcluded)
+    }
+
+    /// PostgreSQL has no place for another background worker.
+    pub fn no_worker_slot() -> Self {
+        Self::new(Kind::NoWorkerSlot)
+    }
+
+    /// There is no pg_cron to schedule a sweep with.
+    pub fn cron_missing() -> Self {
+        Self::new(Kind::CronMissing)
+    }
+
+    /// The pg_cron of another database does not do as it is asked; `said` is its error, in that database's encoding.
+    pub fn cron_refused(said: &[u8]) -> Self {
+        Self { message: [b"pg_cron refused: ", &*pg::from_utf8(said)].concat(), ..Self::new(Kind::CronRefused) }
     }
 
     /// A request through PostgREST that is not authorized: 401, the same for every refusal. PostgREST makes its answer of

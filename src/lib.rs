@@ -27,7 +27,8 @@ pgrx::pg_module_magic!();
 pgrx::extension_sql_file!("../sql/tables.sql", name = "tables", bootstrap);
 pgrx::extension_sql_file!("../sql/functions.sql", name = "functions", requires = ["tables"]);
 pgrx::extension_sql_file!("../sql/stats.sql", name = "stats", requires = ["functions"]);
-pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["stats"]);
+pgrx::extension_sql_file!("../sql/sweep.sql", name = "sweep", requires = ["stats"]);
+pgrx::extension_sql_file!("../sql/roles.sql", name = "roles", requires = ["sweep"]);
 pgrx::extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize);
 
 /// Called by PostgreSQL when it loads the library: in the postmaster, where preloaded, or in a session.

@@ -47,7 +47,7 @@ impl<'call> Request<'call> {
 /// Mints one token: its text.
 pub fn one(call: &Call<'_>, request: &Request<'_>, resource_id: Option<&[u8]>) -> Result<Datum, Error> {
     let mint = request.admit(call, &[resource_id])?;
-    let token = generate(mint.expires_at_ms)?;
+    let token = Token::generate(mint.expires_at_ms).ok_or_else(Error::no_randomness)?;
     let text = text(&token);
     tokens::insert(&mint, token.id(), token.digest(), resource_id.unwrap_or_default())?;
     Ok(text)
@@ -79,13 +79,13 @@ fn prepare<'call>(
     let mint = request.admit(call, &array.elements)?;
     let list = || pg::datums(call, array.elements.len());
     let (ids, token_hashes, resource_ids, texts) = (list(), list(), list(), list());
-    for (at, resource_id) in array.elements.iter().enumerate() {
+    let generated = Token::generate_many(mint.expires_at_ms, array.elements.len()).ok_or_else(Error::no_randomness)?;
+    for (at, (resource_id, token)) in array.elements.iter().zip(&generated).enumerate() {
         pg::check_for_interrupts();
-        let token = generate(mint.expires_at_ms)?;
         ids[at] = pg::uuid(token.id().as_bytes());
         token_hashes[at] = pg::varlena(token.digest().as_bytes());
         resource_ids[at] = pg::varlena(resource_id.unwrap_or_default());
-        texts[at] = text(&token);
+        texts[at] = text(token);
     }
     let batch = tokens::Batch {
         ids: pg::array(ids, ElementType::Uuid),
@@ -93,10 +93,6 @@ fn prepare<'call>(
         resource_ids: call.datum(index).ok_or_else(Error::invalid_array)?,
     };
     Ok((mint, batch, Pairs { resource_ids, tokens: texts }))
-}
-
-fn generate(expires_at_ms: u64) -> Result<Token, Error> {
-    Token::generate(expires_at_ms).ok_or_else(Error::no_randomness)
 }
 
 fn text(token: &Token) -> Datum {

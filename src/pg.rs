@@ -334,13 +334,56 @@ pub fn now() -> i64 {
     unsafe { pg_sys::GetCurrentTimestamp() }.saturating_add(PG_EPOCH)
 }
 
+/// `text`, which is UTF-8, in the database's encoding: ASCII of it, where that is another.
+pub fn from_utf8(text: &[u8]) -> Vec<u8> {
+    // SAFETY: reads a variable of the backend.
+    let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as c_int;
+    text.iter().map(|byte| if is_utf8 || byte.is_ascii() { *byte } else { b'?' }).collect()
+}
+
+/// Whether this server is a standby.
+pub fn in_recovery() -> bool {
+    // SAFETY: reads shared memory.
+    unsafe { pg_sys::RecoveryInProgress() }
+}
+
+/// What `ask` says of the entry of this database in pg_database.
+pub fn of_database(ask: impl FnOnce(&pg_sys::FormData_pg_database) -> bool) -> bool {
+    // SAFETY: within a transaction; the cached entry is held while it is read.
+    unsafe {
+        let cache = pg_sys::SysCacheIdentifier::DATABASEOID as c_int;
+        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::MyDatabaseId.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let answer = ask(&*pg_sys::GETSTRUCT(tuple).cast());
+        pg_sys::ReleaseSysCache(tuple);
+        answer
+    }
+}
+
 /// The oid of this database.
 pub fn database_oid() -> u32 {
     // SAFETY: reads a variable of the backend.
     unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
-/// The name of this database.
+/// The role that acts.
+pub fn user() -> Oid {
+    // SAFETY: reads a variable of the backend.
+    unsafe { pg_sys::GetUserId() }
+}
+
+/// The name of this database, in its encoding.
+pub fn database_name_of<'call>(call: &Call<'call>) -> &'call [u8] {
+    // SAFETY: within a transaction; the name is a C string, or NULL when the database was dropped a moment ago.
+    unsafe {
+        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
+        if name.is_null() { b"" } else { keep(call, CStr::from_ptr(name).to_bytes()) }
+    }
+}
+
+/// The name of this database, for messages.
 pub fn database_name() -> String {
     // SAFETY: within a transaction; the name is a C string, or NULL when the database was dropped a moment ago.
     unsafe {
@@ -395,7 +438,7 @@ impl RowType {
 }
 
 /// The most columns of a [`RowType`], and parameters of a [`Statement`].
-const COLUMNS_MAX: usize = 8;
+const COLUMNS_MAX: usize = 10;
 
 fn split(columns: &[Option<Datum>]) -> ([Datum; COLUMNS_MAX], [bool; COLUMNS_MAX]) {
     let (mut values, mut nulls) = ([Datum::from(0); COLUMNS_MAX], [true; COLUMNS_MAX]);
@@ -451,6 +494,12 @@ impl<'a> Tuple<'a> {
     /// A timestamptz column, in Unix microseconds.
     pub fn timestamptz(&self, number: usize) -> Option<i64> {
         self.datum(number).map(timestamptz_to_unix)
+    }
+
+    /// A uuid column.
+    pub fn uuid(&self, number: usize) -> Option<[u8; 16]> {
+        // SAFETY: our tables declare this column as uuid, whose datum points to its 16 bytes.
+        self.datum(number).map(|datum| unsafe { *datum.cast_mut_ptr::<[u8; 16]>() })
     }
 
     /// A jsonb column, whole, in the current memory context.
@@ -524,7 +573,136 @@ pub fn find<'call, R>(
     }
 }
 
-/// The table was dropped a moment ago.
+/// Rows of a table whose first column, its primary key, is a uuid: greater than `after`, and at most `to`.
+#[derive(Clone, Copy)]
+pub struct UuidRange {
+    pub after: [u8; 16],
+    pub to: [u8; 16],
+}
+
+/// A row that a walk has come to.
+pub struct WalkedRow<'a> {
+    table: pg_sys::Relation,
+    tuple: Tuple<'a>,
+}
+
+// Declared here, and not taken from pgrx, whose guard around every call is dear where there is one for each row.
+unsafe extern "C-unwind" {
+    fn systable_getnext_ordered(scan: pg_sys::SysScanDesc, direction: pg_sys::ScanDirection::Type)
+    -> pg_sys::HeapTuple;
+    fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
+    fn heap_delete(
+        relation: pg_sys::Relation,
+        tid: pg_sys::ItemPointer,
+        cid: pg_sys::CommandId,
+        crosscheck: pg_sys::Snapshot,
+        wait: bool,
+        failure: *mut pg_sys::TM_FailureData,
+        changing_partition: bool,
+    ) -> pg_sys::TM_Result::Type;
+}
+
+/// Calls `visit` with each row of table `relation` in `range`, as committed now, in the order of the primary key, until
+/// that answers false. A table without a primary key counts as gone.
+///
+/// An error leaves by longjmp through `visit`: it may own no destructor.
+pub fn walk(relation: Oid, range: &UuidRange, mut visit: impl FnMut(&WalkedRow<'_>) -> bool) -> Result<(), TableGone> {
+    // SAFETY: as in `find`; the keys outlive the scan, and a row its visit.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = open(relation, lock)?;
+        let key = primary_key(table);
+        if key == pg_sys::InvalidOid {
+            pg_sys::relation_close(table, lock);
+            return Err(TableGone);
+        }
+        let index = pg_sys::index_open(key, lock);
+        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
+        let mut keys = [pg_sys::ScanKeyData::default(); 2];
+        let bounds = [
+            (pg_sys::BTGreaterStrategyNumber, pg_sys::F_UUID_GT, &range.after),
+            (pg_sys::BTLessEqualStrategyNumber, pg_sys::F_UUID_LE, &range.to),
+        ];
+        for (key, (strategy, operator, bound)) in keys.iter_mut().zip(bounds) {
+            let strategy = strategy as pg_sys::StrategyNumber;
+            pg_sys::ScanKeyInit(key, 1, strategy, operator.into(), Datum::from(ptr::from_ref(bound)));
+        }
+        let scan = pg_sys::systable_beginscan_ordered(table, index, snapshot, 2, keys.as_mut_ptr());
+        loop {
+            check_for_interrupts();
+            let tuple = systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
+            if tuple.is_null() {
+                break;
+            }
+            let tuple = Tuple { tuple, description: (*table).rd_att, memory: PhantomData };
+            if !visit(&WalkedRow { table, tuple }) {
+                break;
+            }
+        }
+        pg_sys::systable_endscan_ordered(scan);
+        pg_sys::UnregisterSnapshot(snapshot);
+        pg_sys::index_close(index, lock);
+        pg_sys::relation_close(table, lock);
+        Ok(())
+    }
+}
+
+impl<'a> WalkedRow<'a> {
+    /// What is in it.
+    pub fn tuple(&self) -> &Tuple<'a> {
+        &self.tuple
+    }
+
+    /// Deletes the row, unless another transaction holds it locked or has changed it meanwhile; whether it did. Only where
+    /// the table [`deletes_plainly`], and locked for writing.
+    pub fn delete(&self) -> bool {
+        // SAFETY: table and row are those of a running walk; heap_delete is told not to wait.
+        unsafe {
+            let mut failure = pg_sys::TM_FailureData::default();
+            let (tid, cid) = (&raw mut (*self.tuple.tuple).t_self, GetCurrentCommandId(true));
+            let result = heap_delete(self.table, tid, cid, ptr::null_mut(), false, &mut failure, false);
+            result == pg_sys::TM_Result::TM_Ok
+        }
+    }
+}
+
+/// Whether deleting a row of `relation` is nothing but that: no trigger, foreign key, rule, child table or storage of
+/// another kind has a part in it. Raises the error of a table whose publication could not tell which row went.
+pub fn deletes_plainly(relation: Oid) -> Result<bool, TableGone> {
+    // SAFETY: the relation is open while its cached description is read.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = open(relation, lock)?;
+        let class = &*(*table).rd_rel;
+        let has_triggers = !(*table).trigdesc.is_null() && {
+            let triggers = &*(*table).trigdesc;
+            triggers.trig_delete_before_row
+                || triggers.trig_delete_after_row
+                || triggers.trig_delete_instead_row
+                || triggers.trig_delete_before_statement
+                || triggers.trig_delete_after_statement
+        };
+        let plainly = class.relkind as u8 == pg_sys::RELKIND_RELATION
+            && class.relam == pg_sys::HEAP_TABLE_AM_OID
+            && !class.relhassubclass
+            && (*table).rd_rules.is_null()
+            && !has_triggers
+            && primary_key(table) != pg_sys::InvalidOid;
+        if plainly {
+            pg_sys::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_DELETE);
+        }
+        pg_sys::relation_close(table, lock);
+        Ok(plainly)
+    }
+}
+
+/// Makes what this command has changed visible to what follows in the transaction.
+pub fn end_command() {
+    // SAFETY: within a transaction.
+    unsafe { pg_sys::CommandCounterIncrement() }
+}
+
+/// The table was dropped a moment ago, or is not what it was.
 #[derive(Clone, Copy, Debug)]
 pub struct TableGone;
 
@@ -606,10 +784,26 @@ pub fn belongs_to_extension(relation: Oid, name: &CStr) -> bool {
     }
 }
 
-/// Locks table `relation` for writing until the transaction ends, if that can be had without waiting.
-pub fn lock_for_writing_without_waiting(relation: Oid) -> bool {
+/// Locks table `relation` for writing until the transaction ends.
+pub fn lock_for_writing(relation: Oid) -> Result<(), TableGone> {
+    // SAFETY: closed at once; the lock stays.
+    unsafe {
+        let table = open(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
+        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
+        Ok(())
+    }
+}
+
+/// Locks table `relation` in this mode until the transaction ends, if that can be had without waiting.
+pub fn lock_without_waiting(relation: Oid, mode: u32) -> bool {
     // SAFETY: takes a lock, or does not.
-    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as pg_sys::LOCKMODE) }
+}
+
+/// Gives back one such lock.
+pub fn unlock(relation: Oid, mode: u32) {
+    // SAFETY: gives back a lock of this session.
+    unsafe { pg_sys::UnlockRelationOid(relation, mode as pg_sys::LOCKMODE) }
 }
 
 /// Takes note of what other sessions have committed to the catalogs since, as taking a lock would.

@@ -90,8 +90,8 @@ pub fn sweep_interval() -> Duration {
 }
 
 /// Most rows that a sweep removes in one transaction.
-pub fn sweep_batch_size() -> i64 {
-    SWEEP_BATCH_SIZE.get().into()
+pub fn sweep_batch_size() -> u64 {
+    SWEEP_BATCH_SIZE.get().unsigned_abs().into()
 }
 
 /// Whether the setting names `database`, or names none, which means all.

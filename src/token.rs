@@ -15,6 +15,8 @@ use subtle::ConstantTimeEq;
 pub const ID_LEN: usize = 16;
 /// Bytes of a token's secret: 256 random bits.
 pub const SECRET_LEN: usize = 32;
+/// Random bytes that a token is made of: those of its id, then its secret.
+const RANDOM_LEN: usize = 10 + SECRET_LEN;
 /// Bytes of the stored digest: SHA-256.
 pub const DIGEST_LEN: usize = 32;
 /// The longest prefix, in characters.
@@ -109,11 +111,28 @@ impl Token {
     /// from the operating system: a generator kept in memory would be copied into every forked backend. `None` when the
     /// operating system gives no randomness.
     pub fn generate(expires_at_ms: u64) -> Option<Self> {
-        let mut id_bits = [0; 10];
-        let mut secret = [0; SECRET_LEN];
-        SysRng.try_fill_bytes(&mut id_bits).ok()?;
-        SysRng.try_fill_bytes(&mut secret).ok()?;
-        Some(Self { id: TokenId::new(expires_at_ms, id_bits), secret })
+        let mut random = [0; RANDOM_LEN];
+        SysRng.try_fill_bytes(&mut random).ok()?;
+        Some(Self::from_random(expires_at_ms, &random))
+    }
+
+    /// As [`Self::generate`], `count` of them, in the order of their ids: rows stored in that order are also swept in
+    /// it, page by page.
+    pub fn generate_many(expires_at_ms: u64, count: usize) -> Option<Vec<Self>> {
+        let mut random = vec![0; count.checked_mul(RANDOM_LEN)?];
+        SysRng.try_fill_bytes(&mut random).ok()?;
+        let (chunks, _) = random.as_chunks();
+        let mut tokens: Vec<Self> = chunks.iter().map(|bits| Self::from_random(expires_at_ms, bits)).collect();
+        tokens.sort_unstable_by_key(|token| token.id.0);
+        Some(tokens)
+    }
+
+    fn from_random(expires_at_ms: u64, random: &[u8; RANDOM_LEN]) -> Self {
+        let (mut id_bits, mut secret) = ([0; RANDOM_LEN - SECRET_LEN], [0; SECRET_LEN]);
+        let (for_id, for_secret) = random.split_at(id_bits.len());
+        id_bits.copy_from_slice(for_id);
+        secret.copy_from_slice(for_secret);
+        Self { id: TokenId::new(expires_at_ms, id_bits), secret }
     }
 
     /// Reads a token's text: a prefix of lower-case letters, digits and `_` (any: it grants nothing), `_`, and 96

@@ -4,7 +4,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::TEMP_TOKENS;
 use crate::errors::Error;
-use crate::pg::{self, Call, Key, Statement};
+use crate::pg::{self, Call, Key, Statement, Tuple, UuidRange};
 use crate::token::{Digest, TokenId};
 
 /// The types of the columns, in order (sql/tables.sql).
@@ -175,8 +175,55 @@ impl Sweep {
 
     /// Removes up to `limit` of the next tokens in id order, and skips those that others hold locked; how many went. The
     /// walk is at its end when that is fewer than `limit`.
-    pub fn step(&mut self, limit: i64) -> Result<u64, Error> {
-        // Ids bound the walk, expires_at decides.
+    pub fn step(&mut self, limit: u64) -> Result<u64, Error> {
+        let relation = TEMP_TOKENS.oid()?;
+        // From here on no trigger can be added.
+        pg::lock_for_writing(relation)?;
+        if pg::deletes_plainly(relation)? {
+            self.delete_rows(relation, limit)
+        } else {
+            self.delete_by_statement(relation, limit)
+        }
+    }
+
+    /// How many tokens the walk has before it.
+    pub fn count(&self) -> Result<u64, Error> {
+        let mut count = 0;
+        pg::walk(TEMP_TOKENS.oid()?, &self.range(), |row| {
+            count += u64::from(self.has_expired(row.tuple()));
+            true
+        })?;
+        Ok(count)
+    }
+
+    /// Ids bound the walk; `has_expired` decides.
+    fn range(&self) -> UuidRange {
+        let last_ms = u64::try_from(self.before.div_euclid(1000)).unwrap_or(0);
+        UuidRange { after: *self.after.as_bytes(), to: *TokenId::last_at(last_ms).as_bytes() }
+    }
+
+    fn has_expired(&self, tuple: &Tuple<'_>) -> bool {
+        tuple.timestamptz(6).is_some_and(|expires_at| expires_at <= self.before)
+    }
+
+    /// Walks the primary key and deletes on the way, which is several times as fast as a statement.
+    fn delete_rows(&mut self, relation: Oid, limit: u64) -> Result<u64, Error> {
+        let (mut removed, mut last) = (0, self.after);
+        pg::walk(relation, &self.range(), |row| {
+            let tuple = row.tuple();
+            if self.has_expired(tuple) && row.delete() {
+                removed += 1;
+                last = tuple.uuid(1).map_or(last, TokenId::from_bytes);
+            }
+            removed < limit
+        })?;
+        pg::end_command();
+        self.after = last;
+        Ok(removed)
+    }
+
+    /// For a table whose deletions concern more than the table.
+    fn delete_by_statement(&mut self, relation: Oid, limit: u64) -> Result<u64, Error> {
         static DELETE: Statement = Statement::new(
             c"DELETE FROM temptoken.temp_tokens
               WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(
@@ -189,14 +236,14 @@ impl Sweep {
               RETURNING id",
             &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
         );
-        let last_ms = u64::try_from(self.before.div_euclid(1000)).unwrap_or(0);
+        let range = self.range();
         let parameters = [
-            Some(pg::uuid(self.after.as_bytes())),
-            Some(pg::uuid(TokenId::last_at(last_ms).as_bytes())),
+            Some(pg::uuid(&range.after)),
+            Some(pg::uuid(&range.to)),
             Some(pg::timestamptz(self.before)),
-            Some(Datum::from(limit)),
+            Some(Datum::from(limit as i64)),
         ];
-        let outcome = DELETE.run(TEMP_TOKENS.oid()?, &parameters)?;
+        let outcome = DELETE.run(relation, &parameters)?;
         if let Some(greatest) = outcome.greatest {
             self.after = TokenId::from_bytes(greatest);
         }

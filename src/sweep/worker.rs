@@ -3,13 +3,17 @@
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
+use pgrx::PgLogLevel;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::pg_sys::panic::{ErrorReport, ErrorReportWithLevel};
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{LIBRARY, heed_signals, listen_to_signals};
+use super::status::{self, Place};
+use super::{LIBRARY, catch, heed_signals, listen_to_signals, override_settings};
 use crate::errors::{Error, raise};
-use crate::store::{self, tokens};
-use crate::{pg, settings};
+use crate::pg::{self, TableGone};
+use crate::settings;
+use crate::store::{self, Lock, tokens};
 
 const NAME: &str = "temptoken sweep worker";
 
@@ -37,12 +41,12 @@ const OVERRIDES: &[(&CStr, &CStr)] = &[
 ];
 
 /// Starts a worker for `database`. `None` when no slot is free.
-pub fn start(database: Oid) -> Option<DynamicBackgroundWorker> {
-    BackgroundWorkerBuilder::new(&format!("{NAME} for database {}", database.to_u32()))
+pub fn start(database: u32) -> Option<DynamicBackgroundWorker> {
+    BackgroundWorkerBuilder::new(&format!("{NAME} for database {database}"))
         .set_type(NAME)
         .set_library(LIBRARY)
         .set_function("temptoken_sweep_worker_main")
-        .set_argument(Some(database.into()))
+        .set_argument(Some(Oid::from(database).into()))
         .enable_spi_access()
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(None)
@@ -60,46 +64,123 @@ pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
     // SAFETY: once, before any access; settings first, so that they win over the database's own. No user: the worker
     // acts as the superuser that initdb made, as autovacuum does.
     unsafe {
-        for (name, value) in OVERRIDES {
-            let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
-            pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source);
-        }
+        override_settings(OVERRIDES);
         let database = Oid::from(argument.value() as u32);
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
     }
-    sweep();
+    let name = in_transaction(|| Ok(pg::database_name()));
+    match catch(turn) {
+        Ok(End::Absent) => {}
+        Ok(End::Paused) => status::save(),
+        Ok(End::Finished) => finish(&name),
+        // Whoever holds the lock knows; when it lasts, the status says so.
+        Ok(End::Locked) => _ = fail("another session holds a lock on temptoken.temp_tokens"),
+        Err(error) => warn(&name, &error),
+    }
 }
 
-/// Removes what has expired by now, in transactions of at most the batch size each.
-fn sweep() {
+/// How a turn of a worker ends.
+#[derive(Clone, Copy)]
+enum End {
+    /// The extension is not in this database.
+    Absent,
+    /// The table could not be had without waiting for somebody else.
+    Locked,
+    /// There is more to do, for another turn.
+    Paused,
+    /// Nothing is left to do.
+    Finished,
+}
+
+/// Notes that the sweep is through and, if it has removed anything, logs that.
+fn finish(database: &str) {
+    let now = pg::now();
+    let place = status::change(pg::database_oid(), |place| {
+        place.finish(now);
+        *place
+    });
+    if let Some(place) = place.filter(|place| place.removed > 0) {
+        let milliseconds = (now - place.last_start) / 1000;
+        pgrx::log!("temptoken: swept database \"{database}\": {} rows in {milliseconds} ms", place.removed);
+        status::save();
+    }
+}
+
+/// Notes that the sweep has failed; whether it had not failed in the same way the time before.
+fn fail(message: &str) -> bool {
+    let is_new = status::change(pg::database_oid(), |place| place.fail(pg::now(), message)).unwrap_or(true);
+    if is_new {
+        status::save();
+    }
+    is_new
+}
+
+/// Notes that the sweep has failed, and logs that unless it had failed in the same way the time before.
+fn warn(database: &str, error: &ErrorReportWithLevel) {
+    if !fail(error.message()) {
+        return;
+    }
+    let message = format!("temptoken: sweeping database \"{database}\" failed: {}", error.message());
+    let mut report = ErrorReport::new(error.sql_error_code(), message, "sweep").set_hint(
+        "It is tried again at every interval (temptoken.sweep_interval), and not logged again as long as it fails in \
+         the same way. temptoken_sweep_status() shows how it stands.",
+    );
+    if let Some(detail) = error.detail() {
+        report = report.set_detail(detail);
+    }
+    report.report(PgLogLevel::WARNING);
+}
+
+/// Removes what has expired by now, in transactions of at most the batch size each, until none is left or time is up.
+fn turn() -> End {
     let started = Instant::now();
     let mut sweep = tokens::Sweep::new(pg::now());
-    let mut removed = 0;
     loop {
         let limit = settings::sweep_batch_size();
-        let step = in_transaction(|| match store::lock_to_sweep() {
-            Some(table) => {
+        let end = in_transaction(|| match store::lock_to_sweep() {
+            Lock::Absent => Ok(Err(End::Absent)),
+            Lock::Held => {
+                begin();
+                Ok(Err(End::Locked))
+            }
+            Lock::Taken(table) => {
+                begin();
                 // To the end of the transaction: what a deferred trigger does, it does with the rights of the table's
                 // owner, not of this process.
-                pg::become_owner(table)?;
-                sweep.step(limit)
+                match pg::become_owner(table) {
+                    Ok(()) => Ok(Ok(sweep.step(limit)?)),
+                    Err(TableGone) => Ok(Err(End::Absent)),
+                }
             }
-            None => Ok(0),
         });
-        removed += step;
+        let removed = match end {
+            Ok(removed) => removed,
+            Err(end) => return end,
+        };
+        let place = status::change(pg::database_oid(), |place| {
+            place.add(removed);
+            *place
+        });
         heed_signals();
-        if step < limit as u64 || started.elapsed() >= TIME_LIMIT {
-            break;
+        if removed < limit {
+            return End::Finished;
+        }
+        if started.elapsed() >= TIME_LIMIT || place.is_some_and(|place| place.stop) {
+            status::change(pg::database_oid(), Place::pause);
+            return End::Paused;
         }
     }
-    if removed > 0 {
-        let milliseconds = started.elapsed().as_millis();
-        in_transaction(|| {
-            let database = pg::database_name();
-            pgrx::log!("temptoken: swept database \"{database}\": {removed} rows in {milliseconds} ms");
-            Ok(())
-        });
-    }
+}
+
+/// Notes that this process sweeps the database.
+fn begin() {
+    // SAFETY: reads this process's own pid.
+    let me = unsafe { pg_sys::MyProcPid };
+    status::change(pg::database_oid(), |place| {
+        if place.worker != me {
+            place.begin(me, pg::now());
+        }
+    });
 }
 
 /// Runs `work` in a transaction of its own, seen as such in pg_stat_activity, its rows counted for autovacuum. An error
