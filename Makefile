@@ -33,6 +33,7 @@ psql: install ## Open a prompt on the demo's cluster, with the extension loaded
 
 .PHONY: test
 test: lint install ## Run every check and test
+	@scripts/setup --test
 	cargo test $(FEATURES) --no-fail-fast
 
 .PHONY: lint

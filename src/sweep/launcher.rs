@@ -35,32 +35,56 @@ pub fn register() {
     builder(NAME).load();
 }
 
-/// Starts a launcher for `database` alone; false when no slot is free.
-pub fn start(database: u32) -> bool {
-    // Whatever an earlier one left: it has ended, or is about to.
-    status::change(database, |place| (place.launcher, place.stop) = (0, false));
+/// What came of starting a launcher for one database.
+pub enum Start {
+    Started,
+    /// One was started before and has not been stopped. It may be about to come back after an error.
+    Already,
+    NoSlot,
+}
+
+/// Starts a launcher for `database` alone.
+pub fn start(database: u32) -> Start {
+    // SAFETY: reads this process's own pid.
+    let me = unsafe { pg_sys::MyProcPid };
+    let seen = status::of(database).map_or((0, false), |place| (place.launcher, place.stop));
+    if is_in_charge(seen) {
+        return Start::Already;
+    }
+    // While it is being started, who starts it stands in for it.
+    let reserved = status::change(database, |place| {
+        let unchanged = (place.launcher, place.stop) == seen;
+        if unchanged {
+            (place.launcher, place.stop) = (-me, false);
+        }
+        unchanged
+    });
+    if reserved == Some(false) {
+        return Start::Already;
+    }
     let started = builder(&format!("{NAME} for database {database}"))
         .set_argument(Some(Oid::from(database).into()))
-        // SAFETY: reads this process's own pid.
-        .set_notify_pid(unsafe { pg_sys::MyProcPid })
+        .set_notify_pid(me)
         .load_dynamic()
         .ok()
         .and_then(|launcher| launcher.wait_for_startup().ok());
-    if let Some(pid) = started {
-        status::change(database, |place| place.launcher = pid);
-    }
-    started.is_some()
+    status::change(database, |place| {
+        if place.launcher == -me {
+            place.launcher = started.unwrap_or(0);
+        }
+    });
+    if started.is_some() { Start::Started } else { Start::NoSlot }
 }
 
-/// Whether a launcher was started for `database` alone and has not been stopped. It may be about to come back after an
-/// error.
-pub fn is_started(database: u32) -> bool {
-    status::of(database).is_some_and(|place| place.launcher != 0 && !place.stop)
+/// Whether there is a launcher, and it was not told to stop. It may be about to come back after an error; a negative pid
+/// is that of a session which is starting it.
+fn is_in_charge((launcher, stop): (i32, bool)) -> bool {
+    !stop && (launcher > 0 || is_running(-launcher))
 }
 
 /// Stops the launcher that was started for `database` alone, and waits until it has ended; false when there was none.
 pub fn stop(database: u32) -> bool {
-    if !is_started(database) {
+    if !status::of(database).is_some_and(|place| is_in_charge((place.launcher, place.stop))) {
         return false;
     }
     status::change(database, |place| place.stop = true);

@@ -85,10 +85,11 @@ pub fn start_worker() -> Result<bool, Error> {
     if !pg::of_database(launcher::is_swept) {
         return Err(Error::sweep_excluded());
     }
-    if launcher::is_started(database) {
-        return Ok(false);
+    match launcher::start(database) {
+        launcher::Start::Started => Ok(true),
+        launcher::Start::Already => Ok(false),
+        launcher::Start::NoSlot => Err(Error::no_worker_slot()),
     }
-    if launcher::start(database) { Ok(true) } else { Err(Error::no_worker_slot()) }
 }
 
 /// Stops the launcher that [`start_worker`] has started; false when there was none.
