@@ -67,7 +67,7 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_sweep_status() IS
-'How sweeping stands in this database. Waits for nothing, and answers also when sweeping is broken.
+'How sweeping stands in this database. Waits for no lock on the tokens, and answers also when sweeping is broken.
 worker: running (a sweep is going on), waiting (the next one begins at next_start), excluded (a launcher runs, but passes this database over: it is a template, takes no connections, or is not named by temptoken.sweep_databases), standby (this server is one, and sweeps once it is promoted), none (no launcher runs). next_start: when the next sweep is due, for a worker that waits. last_start, last_finish: of the background worker''s last sweep; a sweep that goes on, or has failed, started after it finished last. rows_removed: by the sweep that began at last_start. rows_removed_in_total: by the background worker in this database; temptoken_delete_expired(), which pg_cron calls, is not counted. last_error, last_error_at: what last went wrong, and when; it stays when later sweeps go well. rows_waiting: tokens that have expired and are not removed yet; NULL when the table is locked. preloaded: whether shared_preload_libraries names the library. cron_schedule: of an active pg_cron job that calls temptoken_delete_expired() in this database; NULL when there is none.
 What is known of past sweeps survives restarts and crashes, but not a promotion or pg_upgrade.';
 

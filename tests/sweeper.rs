@@ -244,6 +244,24 @@ fn a_row_that_is_locked_does_not_hold_up_the_others() {
 }
 
 #[test]
+fn what_a_row_has_outside_the_table_goes_with_it() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    // Large and random, so that it is not compressed into the row.
+    let metadata = "(SELECT jsonb_agg(random()) FROM generate_series(1, 5000))";
+    text(&mut client, &format!("SELECT temptoken_mint('files', '42', '500 milliseconds', {metadata})"));
+    let toast = text(
+        &mut client,
+        "SELECT reltoastrelid::regclass FROM pg_class WHERE oid = 'temptoken.temp_tokens'::regclass",
+    );
+    let chunks = format!("SELECT count(*) FROM {toast}");
+    assert_ne!(text(&mut client, &chunks), "0");
+    wait_until("it is swept", || has_tokens(&mut client, 0));
+    assert_eq!(text(&mut client, &chunks), "0");
+}
+
+#[test]
 fn sweeping_shows_in_the_statistics_that_autovacuum_reads() {
     let cluster = Cluster::with_extension(&["autovacuum = off"]);
     let mut client = cluster.connect("postgres");

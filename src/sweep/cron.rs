@@ -80,8 +80,12 @@ const ANSWERED: u32 = 2;
 const REFUSED: u32 = 3;
 
 /// What a worker runs under, whatever the database or a role has set.
-const OVERRIDES: &[(&CStr, &CStr)] =
-    &[(c"search_path", c"pg_catalog, pg_temp"), (c"default_transaction_read_only", c"off")];
+const OVERRIDES: &[(&CStr, &CStr)] = &[
+    (c"search_path", c"pg_catalog, pg_temp"),
+    (c"default_transaction_read_only", c"off"),
+    (c"default_transaction_isolation", c"read committed"),
+    (c"lock_timeout", c"1s"),
+];
 
 /// Asks pg_cron, acting as `role` in its database with no more than that role's rights; InvalidOid is the superuser that
 /// initdb made. None of the arguments has a NUL in it.
@@ -117,8 +121,11 @@ fn ask<'call>(
             .set_start_time(BgWorkerStartTime::ConsistentState)
             .set_restart_time(None)
             .set_notify_pid(pg_sys::MyProcPid)
-            .load_dynamic()
-            .map_err(|_| Error::no_worker_slot())?;
+            .load_dynamic();
+        let Ok(worker) = worker else {
+            pg_sys::dsm_detach(segment);
+            return Err(Error::no_worker_slot());
+        };
         let _ = worker.wait_for_shutdown();
         let state = (*exchange).state.load(Ordering::Acquire);
         let text = pg::keep(call, &(&(*exchange).bytes)[..(*exchange).length]);
