@@ -34,6 +34,22 @@ fn is_root() -> bool {
     fs::metadata("/proc/self").unwrap().uid() == 0
 }
 
+/// A program to be run as root. As another user this asks sudo, which answers no rather than for a password.
+pub fn root_program(name: &str) -> Command {
+    let mut command = Command::new(if is_root() { name } else { "sudo" });
+    if !is_root() {
+        command.args(["-n", name]);
+    }
+    command
+}
+
+/// Gives this directory to the user that servers run as.
+pub fn give_to_server(dir: &Path) {
+    if is_root() {
+        run(Command::new("chown").arg("postgres").arg(dir));
+    }
+}
+
 /// A program of PostgreSQL, to be run as the user that servers run as.
 fn server_program(name: &str) -> Command {
     let program = Path::new(&pg_config("--bindir")).join(name);
@@ -105,9 +121,7 @@ impl Cluster {
     fn new_dir() -> Self {
         // Short, and reachable for the server's user: the socket lies in it.
         let dir = tempfile::Builder::new().prefix("temptoken-test-").tempdir_in("/tmp").unwrap();
-        if is_root() {
-            run(Command::new("chown").arg("postgres").arg(dir.path()));
-        }
+        give_to_server(dir.path());
         fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
         Self { dir }
     }
@@ -142,13 +156,24 @@ impl Cluster {
         assert!(self.try_start(options), "the server does not start:\n{}", self.log());
     }
 
+    /// Starts a stopped cluster with these variables in the server's environment.
+    pub fn start_in(&self, environment: &[(&str, &str)]) {
+        let started = self.start_command("").envs(environment.iter().copied()).status().unwrap().success();
+        assert!(started, "the server does not start:\n{}", self.log());
+    }
+
     /// As [`Self::start_with`]; whether it did.
     pub fn try_start(&self, options: &str) -> bool {
+        self.start_command(options).status().unwrap().success()
+    }
+
+    fn start_command(&self, options: &str) -> Command {
         // pg_ctl's output would keep our pipe open as long as the server runs: it goes to the log.
         let log = self.log_path().display().to_string();
         let mut command = server_program("pg_ctl");
         command.arg("-D").arg(self.data()).args(["-s", "-w", "-t", "60", "-l", &log, "-o", options, "start"]);
-        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null()).status().unwrap().success()
+        command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
+        command
     }
 
     fn log_path(&self) -> PathBuf {
@@ -331,6 +356,9 @@ pub fn wait_for<T>(what: &str, mut ask: impl FnMut() -> Option<T>) -> T {
     });
     found.expect("it was there")
 }
+
+/// The processes that sweep a database each, and leave.
+pub const WORKERS: &str = "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker'";
 
 /// Registers the scope of the standing set-up: `files`, with GET /files/{id} for an hour.
 pub const REGISTER: &str = "SELECT temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}')";
