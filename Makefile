@@ -36,6 +36,10 @@ test: lint install ## Run every check and test
 	@scripts/setup --test
 	cargo test $(FEATURES) --no-fail-fast
 
+.PHONY: soak
+soak: install ## Run each test of the soak for TEMPTOKEN_SOAK seconds (600 unless told)
+	TEMPTOKEN_SOAK=$${TEMPTOKEN_SOAK:-600} cargo test $(FEATURES) --test soak -- --nocapture --test-threads=1
+
 .PHONY: lint
 lint: setup ## Check format, clippy, and the install script with pgspot
 	@scripts/setup --lint

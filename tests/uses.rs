@@ -98,62 +98,6 @@ fn a_scanner_that_gets_the_page_does_not_use_up_the_link() {
     assert_eq!(text(&mut client, &get), "token_used_up");
 }
 
-/// Everything at once: minting, validating, spending, deleting by resource, and a sweep every second. TEMPTOKEN_SOAK is for
-/// how many seconds (10 unless told).
-#[test]
-fn all_jobs_at_once_meet_no_deadlock_and_no_wrong_answer() {
-    let seconds = std::env::var("TEMPTOKEN_SOAK").ok().and_then(|it| it.parse().ok()).unwrap_or(10);
-    let cluster = Cluster::with_extension(&["temptoken.sweep_batch_size = 100", "deadlock_timeout = 100ms"]);
-    let mut client = cluster.connect("postgres");
-    let register = "temptoken_register_scope('flows', ARRAY['GET /f/{id}', 'POST /f/{id}'], '1 hour', '{id}', \
-                    max_uses => 2, spending_methods => '{POST}')";
-    text(&mut client, &format!("SELECT {register}"));
-    let begun = std::time::Instant::now();
-    let goes_on = || begun.elapsed().as_secs() < seconds;
-    // Each client keeps to resources of its own, so that it knows what every answer must be; all share table and indexes.
-    let job = |number: usize| {
-        let mut client = cluster.connect("postgres");
-        let mint = client.prepare("SELECT temptoken_mint('flows', $1, $2::text::interval)").unwrap();
-        let check = client.prepare("SELECT (temptoken_try_validate($1, $2, $3)).status").unwrap();
-        let end = client.prepare("SELECT temptoken_delete_by_resource_id('flows', $1)").unwrap();
-        let mut rounds = 0u64;
-        while goes_on() {
-            let id = format!("{number}-{rounds}");
-            let path = format!("/f/{id}");
-            let mut token = |ttl: &str| client.query_one(&mint, &[&id, &ttl]).unwrap().get::<_, String>(0);
-            let (long, short) = (token("30 minutes"), token("1 millisecond"));
-            let mut status = |token: &str, method: &str| {
-                client.query_one(&check, &[&token, &method, &path]).unwrap().get::<_, String>(0)
-            };
-            assert_eq!(status(&long, "GET"), "ok");
-            assert_eq!(status(&long, "POST"), "ok");
-            assert_eq!(status(&long, "POST"), "ok");
-            assert_eq!(status(&long, "POST"), "token_used_up");
-            std::thread::sleep(std::time::Duration::from_millis(2));
-            let gone = status(&short, "GET");
-            assert!(matches!(gone.as_str(), "token_expired" | "token_not_found"), "{gone}");
-            assert!(client.query_one(&end, &[&id]).unwrap().get::<_, i64>(0) >= 1);
-            assert_eq!(
-                client.query_one(&check, &[&long, &"GET", &path]).unwrap().get::<_, String>(0),
-                "token_not_found"
-            );
-            rounds += 1;
-        }
-        rounds
-    };
-    let keep = text(&mut client, "SELECT temptoken_mint('flows', 'kept', '1 hour')");
-    let rounds: u64 = std::thread::scope(|scope| {
-        let jobs: Vec<_> = (0..16).map(|number| scope.spawn(move || job(number))).collect();
-        jobs.into_iter().map(|job| job.join().unwrap()).sum()
-    });
-    assert!(rounds > 100, "{rounds} rounds");
-    eprintln!("{rounds} rounds in {seconds} seconds");
-    let status = format!("SELECT (temptoken_peek('{keep}', 'POST', '/f/kept')).status");
-    assert_eq!(text(&mut client, &status), "ok");
-    common::wait_until("what expired is swept", || common::has_tokens(&mut client, 1));
-    assert!(!cluster.log().contains("ERROR"), "{}", cluster.log());
-}
-
 /// A wait for another's spending can be cancelled, and costs nothing.
 #[test]
 fn a_cancelled_wait_leaves_the_token_and_the_session_as_they_were() {
