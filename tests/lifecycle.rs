@@ -20,12 +20,6 @@ fn assert_no_trouble(log: &str) {
     assert!(!TROUBLE.iter().any(|word| log.contains(word)), "{log}");
 }
 
-/// How many rows workers have removed from `database`, as the log says.
-fn rows_logged(log: &str, database: &str) -> u64 {
-    let swept = format!("temptoken: swept database \"{database}\": ");
-    log.lines().filter_map(|line| line.split_once(&swept)?.1.split(' ').next()?.parse::<u64>().ok()).sum()
-}
-
 fn status(client: &mut Client, token: &str) -> String {
     text(client, &format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status"))
 }
@@ -246,7 +240,7 @@ fn a_backlog_goes_in_transactions_of_at_most_the_batch_size() {
         assert_eq!(status(&mut client, &token), "ok");
         has_tokens(&mut client, 1)
     });
-    wait_until("all is logged", || rows_logged(&cluster.log(), "postgres") == BACKLOG.into());
+    wait_until("all is logged", || cluster.rows_logged("postgres") == BACKLOG.into());
     flush(&mut client);
     let per_transaction = stream("count(*) AS rows", "WHERE chr(get_byte(data, 0)) = 'D' GROUP BY xid");
     let (rows, largest) = {
@@ -300,7 +294,7 @@ fn sweeps_at_the_same_time_count_every_row_once_and_take_none_that_lives() {
     wait_until("all that expired is swept", || has_tokens(&mut client, live.len() as u32));
     wait_until("no worker is at it any more", || value(&mut client, WORKERS).is_none());
     let expired = minted.iter().map(|(_, expired)| expired).sum::<u64>() + 250;
-    let by_worker = rows_logged(&cluster.log(), "postgres");
+    let by_worker = cluster.rows_logged("postgres");
     assert!(by_hand > 0 && by_worker >= 250, "{by_hand} {by_worker}");
     assert_eq!(by_hand + by_worker, expired);
     let rows = client.query("SELECT replace(id::text, '-', '') FROM temptoken.temp_tokens", &[]).unwrap();
@@ -454,7 +448,7 @@ fn databases_of_any_name_are_swept_and_logged_by_it() {
         mint(&mut client, 20, "1 millisecond");
     }
     for name in names {
-        wait_until(&format!("{name} is swept"), || rows_logged(&cluster.log(), name) == 20);
+        wait_until(&format!("{name} is swept"), || cluster.rows_logged(name) == 20);
         assert!(has_tokens(&mut cluster.connect(name), 0), "{name}");
     }
     assert_no_trouble(&cluster.log());

@@ -214,6 +214,13 @@ impl Cluster {
         fs::read_to_string(self.log_path()).unwrap_or_default()
     }
 
+    /// How many rows workers have removed from `database`, as the log says.
+    pub fn rows_logged(&self, database: &str) -> u64 {
+        let swept = format!("temptoken: swept database \"{database}\": ");
+        let rows = |line: &str| line.split_once(&swept)?.1.split(' ').next()?.parse::<u64>().ok();
+        self.log().lines().filter_map(rows).sum()
+    }
+
     /// The directory of the socket, for client programs.
     pub fn socket(&self) -> &Path {
         self.dir.path()
