@@ -382,10 +382,13 @@ fn kill(run: &Run<'_>, time: Duration) {
         let mut client = run.connect();
         if Instant::now() >= next_crash {
             next_crash += Duration::from_secs(60);
-            let mut kill = |processes| catch(&mut client, processes).is_some_and(kill_9);
-            wait_until("a process of the sweep is killed", || kill(WORKERS) || kill(LAUNCHER));
+            let before = crashes(run);
+            wait_until("the server has noticed that a process was killed", || {
+                let mut kill = |processes| catch(&mut client, processes).is_some_and(kill_9);
+                // One that was just leaving is not missed.
+                (kill(WORKERS) || kill(LAUNCHER)) && soon(|| (crashes(run) > before).then_some(())).is_some()
+            });
             run.count("kill -9".to_owned());
-            wait_until("the server has noticed", || client.simple_query("SELECT").is_err());
         } else {
             // The launcher is away for five seconds each time.
             let processes = if turn % 6 == 0 { LAUNCHER } else { WORKERS };
@@ -400,22 +403,31 @@ fn kill(run: &Run<'_>, time: Duration) {
     }
 }
 
-/// The pid of a process, if there is one within a few seconds: workers come and go.
-fn catch(client: &mut Client, processes: &str) -> Option<String> {
+/// How many times the server has gone through a crash of one of its processes.
+fn crashes(run: &Run<'_>) -> usize {
+    run.cluster.log().matches("was terminated by signal 9").count()
+}
+
+/// The pid of a process: workers come and go.
+fn catch(client: &mut Client, processes: &str) -> Option<i32> {
+    soon(|| Some(client.query_opt(processes, &[]).ok()??.get(0)))
+}
+
+/// Asks without pause for what may come within a few seconds.
+fn soon<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
     let begun = Instant::now();
-    while begun.elapsed() < Duration::from_secs(3) {
-        if let Some(pid) = value(client, processes) {
-            return Some(pid);
-        }
+    let mut found = None;
+    while found.is_none() && begun.elapsed() < Duration::from_secs(3) {
+        found = ask();
     }
-    None
+    found
 }
 
 /// Kills the process if it is still what it was.
-fn kill_9(pid: String) -> bool {
+fn kill_9(pid: i32) -> bool {
     let is_ours =
         std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it.contains("temptoken sweep"));
-    is_ours && Command::new("kill").args(["-9", &pid]).output().unwrap().status.success()
+    is_ours && Command::new("kill").args(["-9", &pid.to_string()]).output().unwrap().status.success()
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -563,7 +575,7 @@ fn under_a_steady_load_the_table_stops_growing() {
         let minter = || {
             let _guard = EndsTheRun(&over);
             let mut client = cluster.connect("postgres");
-            let many = "SELECT count(token) FROM temptoken_mint_many('flows', ARRAY(SELECT i::text FROM generate_series(1, 10) AS i), '1 minute')";
+            let many = "SELECT count(token) FROM temptoken_mint_many('flows', ARRAY(SELECT gen_random_uuid()::text FROM generate_series(1, 10)), '1 minute')";
             let many = client.prepare(many).unwrap();
             for turn in 0.. {
                 if over.load(Ordering::Relaxed) {
