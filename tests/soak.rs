@@ -460,10 +460,13 @@ impl Sizes {
         self.samples.push((table, indexes));
     }
 
-    /// Fails the test if the second half went on growing.
-    fn assert_level(&self) {
+    /// Fails the test if the second half went on growing by more than this.
+    fn assert_level(&self, indexes_may: i64) {
         let (half, last) = (self.samples[self.samples.len() / 2], self.samples[self.samples.len() - 1]);
-        assert!(last.0 * 2 <= half.0 * 3 && last.1 * 2 <= half.1 * 3, "it grows: {half:?}, then {last:?}");
+        assert!(
+            last.0 * 2 <= half.0 * 3 && (last.1 - indexes_may) * 2 <= half.1 * 3,
+            "it grows: {half:?}, then {last:?}"
+        );
     }
 }
 
@@ -555,7 +558,8 @@ fn all_jobs_at_once_with_processes_killed_agree_with_the_ledger() {
         assert!(!is_trouble || EXPECTED.iter().any(|expected| line.contains(expected)), "{line}");
     }
     if is_long(time) {
-        sizes.assert_level();
+        // A crash forgets which pages of an index are free, and it grows until VACUUM has found them again.
+        sizes.assert_level(answers["kill -9"] as i64 * 128 * 1024);
     }
 }
 
@@ -606,6 +610,6 @@ fn under_a_steady_load_the_table_stops_growing() {
     eprintln!("{rate:.0} mints a second");
     if is_long(time) {
         assert!(rate > 500.0, "{rate} mints a second are no load");
-        sizes.assert_level();
+        sizes.assert_level(0);
     }
 }
