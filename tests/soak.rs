@@ -579,7 +579,8 @@ fn under_a_steady_load_the_table_stops_growing() {
         let minter = || {
             let _guard = EndsTheRun(&over);
             let mut client = cluster.connect("postgres");
-            let many = "SELECT count(token) FROM temptoken_mint_many('flows', ARRAY(SELECT gen_random_uuid()::text FROM generate_series(1, 10)), '1 minute')";
+            let many = "SELECT count(token) FROM temptoken_mint_many('flows',
+                            ARRAY(SELECT gen_random_uuid()::text FROM generate_series(1, 10)), '1 minute')";
             let many = client.prepare(many).unwrap();
             for turn in 0.. {
                 if over.load(Ordering::Relaxed) {

@@ -345,6 +345,12 @@ pub fn sqlstate(client: &mut Client, sql: &str) -> String {
     }
 }
 
+/// Says that a test is not run, and why, also where the output of a test that passes is not shown.
+pub fn skipped(why: &str) {
+    use std::io::Write as _;
+    std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes()).unwrap();
+}
+
 /// Asks again until the answer is yes; fails the test after [`PATIENCE`].
 pub fn wait_until(what: &str, mut ask: impl FnMut() -> bool) {
     let begun = Instant::now();
