@@ -155,7 +155,7 @@ fn no_secret_is_written_anywhere() {
     let secret: Vec<u8> = (35..99).step_by(2).map(|at| u8::from_str_radix(&token[at..at + 2], 16).unwrap()).collect();
     assert!(!cluster.files_contain(&secret));
     if !common::has_program("pg_dump") {
-        return eprintln!("skipped in part: this PostgreSQL comes without pg_dump");
+        return common::skipped("in part: this PostgreSQL comes without pg_dump");
     }
     let dump = cluster.dump("postgres");
     assert!(dump.contains("GET /files/{id}"), "a dump carries scopes");
@@ -302,7 +302,7 @@ fn a_turkish_database_gives_the_same_answers() {
     match &*sqlstate(&mut cluster.connect("postgres"), create) {
         "ok" => {}
         // Before PostgreSQL 15, or built without ICU.
-        "42601" | "0A000" => return eprintln!("skipped: this PostgreSQL has no databases with ICU locales"),
+        "42601" | "0A000" => return common::skipped("this PostgreSQL has no databases with ICU locales"),
         state => panic!("{state}"),
     }
     let mut client = cluster.connect("turkish");
@@ -330,7 +330,7 @@ fn a_turkish_database_gives_the_same_answers() {
 #[test]
 fn a_standby_validates_and_follows_changes_and_sweeps_only_once_promoted() {
     if !common::has_program("pg_basebackup") {
-        return eprintln!("skipped: this PostgreSQL comes without pg_basebackup");
+        return common::skipped("this PostgreSQL comes without pg_basebackup");
     }
     let primary = Cluster::with_extension(&[]);
     let mut client = primary.connect("postgres");
@@ -390,7 +390,7 @@ fn a_standby_validates_and_follows_changes_and_sweeps_only_once_promoted() {
 #[test]
 fn a_restored_dump_has_the_scopes_and_not_the_tokens() {
     if !common::has_program("pg_dump") {
-        return eprintln!("skipped: this PostgreSQL comes without pg_dump");
+        return common::skipped("this PostgreSQL comes without pg_dump");
     }
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
     let mut client = cluster.connect("postgres");
@@ -423,7 +423,7 @@ fn a_restored_dump_has_the_scopes_and_not_the_tokens() {
 #[test]
 fn tokens_survive_pg_upgrade() {
     if !common::has_program("pg_upgrade") {
-        return eprintln!("skipped: this PostgreSQL comes without pg_upgrade");
+        return common::skipped("this PostgreSQL comes without pg_upgrade");
     }
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
     let mut client = cluster.connect("postgres");

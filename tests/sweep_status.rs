@@ -363,7 +363,7 @@ const UNSCHEDULE: &str = "SELECT temptoken_unschedule_sweep()";
 fn has_pg_cron() -> bool {
     let there = Path::new(&pg_config("--sharedir")).join("extension/pg_cron.control").exists();
     if !there {
-        eprintln!("SKIPPED: this PostgreSQL comes without pg_cron");
+        common::skipped("pg_cron is not tested: this PostgreSQL comes without it");
     }
     there
 }

@@ -251,10 +251,8 @@ fn what_a_row_has_outside_the_table_goes_with_it() {
     // Large and random, so that it is not compressed into the row.
     let metadata = "(SELECT jsonb_agg(random()) FROM generate_series(1, 5000))";
     text(&mut client, &format!("SELECT temptoken_mint('files', '42', '500 milliseconds', {metadata})"));
-    let toast = text(
-        &mut client,
-        "SELECT reltoastrelid::regclass FROM pg_class WHERE oid = 'temptoken.temp_tokens'::regclass",
-    );
+    let toast =
+        text(&mut client, "SELECT reltoastrelid::regclass FROM pg_class WHERE oid = 'temptoken.temp_tokens'::regclass");
     let chunks = format!("SELECT count(*) FROM {toast}");
     assert_ne!(text(&mut client, &chunks), "0");
     wait_until("it is swept", || has_tokens(&mut client, 0));

@@ -153,11 +153,15 @@ fn idle() -> u32 {
 }
 
 /// Ends this process if it was told to or the postmaster is gone, and reads the configuration again if that was asked for.
+/// To be called where there is nothing to undo: the end is not worth the FATAL that a backend would log.
 fn heed_signals() {
     sleep(Duration::ZERO, idle());
-    pgrx::check_for_interrupts!();
-    // SAFETY: in the main loop of a background worker, outside any transaction.
+    // SAFETY: in the main loop of a background worker, outside any transaction. The flags are set by signal handlers.
     unsafe {
+        if std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0 {
+            pg_sys::proc_exit(1);
+        }
+        pgrx::check_for_interrupts!();
         if std::ptr::read_volatile(&raw const pg_sys::ConfigReloadPending) != 0 {
             std::ptr::write_volatile(&raw mut pg_sys::ConfigReloadPending, 0);
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
