@@ -12,7 +12,7 @@ use crate::errors::{Error, Refusal, answer};
 use crate::identity::{self, Identity};
 use crate::pg::{self, Call, ColumnText, RowType};
 use crate::scope::{Scope, ScopeRow};
-use crate::store::{scopes, tokens};
+use crate::store::{self, scopes, tokens};
 use crate::sweep::{self, cron};
 use crate::token::{Token, TokenId};
 use crate::validate::{Request, Uses, Verdict};
@@ -62,6 +62,7 @@ sql_function!(temptoken_introspect, pg_finfo_temptoken_introspect, introspect);
 sql_function!(temptoken_find_tokens, pg_finfo_temptoken_find_tokens, find_tokens);
 sql_function!(temptoken_outcomes, pg_finfo_temptoken_outcomes, outcomes);
 sql_function!(temptoken_sweep_state, pg_finfo_temptoken_sweep_state, sweep_state);
+sql_function!(temptoken_rows_waiting, pg_finfo_temptoken_rows_waiting, rows_waiting);
 sql_function!(temptoken_sweep_worker_start, pg_finfo_temptoken_sweep_worker_start, sweep_worker_start);
 sql_function!(temptoken_sweep_worker_stop, pg_finfo_temptoken_sweep_worker_stop, sweep_worker_stop);
 sql_function!(temptoken_cron_find, pg_finfo_temptoken_cron_find, cron_find);
@@ -315,7 +316,6 @@ fn sweep_state(_call: &Call<'_>) -> Answer {
         (c"rows_removed_in_total", pg_sys::INT8OID),
         (c"last_error", pg_sys::TEXTOID),
         (c"last_error_at", pg_sys::TIMESTAMPTZOID),
-        (c"rows_waiting", pg_sys::INT8OID),
         (c"preloaded", pg_sys::BOOLOID),
     ]);
     let state = sweep::state();
@@ -332,9 +332,12 @@ fn sweep_state(_call: &Call<'_>) -> Answer {
         place.map(|place| rows(place.removed_in_total)),
         last_error.map(|error| pg::varlena(&pg::from_utf8(error))),
         place.and_then(|place| time(place.last_error_at)),
-        state.rows_waiting.map(rows),
         Some(Datum::from(state.preloaded)),
     ])))
+}
+
+fn rows_waiting(_call: &Call<'_>) -> Answer {
+    Ok(store::count_expired(pg::now()).map(|rows| Datum::from(rows as i64)))
 }
 
 fn sweep_worker_start(_call: &Call<'_>) -> Answer {

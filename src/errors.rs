@@ -334,9 +334,9 @@ impl Error {
         Self::new(Kind::CronMissing)
     }
 
-    /// The pg_cron of another database does not do as it is asked; `said` is its error, in that database's encoding.
+    /// The pg_cron of another database does not do as it is asked; `said` is its error, in ASCII.
     pub fn cron_refused(said: &[u8]) -> Self {
-        Self { message: [b"pg_cron refused: ", &*pg::from_utf8(said)].concat(), ..Self::new(Kind::CronRefused) }
+        Self { message: [b"pg_cron refused: ", said].concat(), ..Self::new(Kind::CronRefused) }
     }
 
     /// A request through PostgREST that is not authorized: 401, the same for every refusal. PostgREST makes its answer of

@@ -368,6 +368,12 @@ pub fn database_oid() -> u32 {
     unsafe { pg_sys::MyDatabaseId }.to_u32()
 }
 
+/// The id of this process.
+pub fn pid() -> i32 {
+    // SAFETY: reads a variable of the process.
+    unsafe { pg_sys::MyProcPid }
+}
+
 /// The role that acts.
 pub fn user() -> Oid {
     // SAFETY: reads a variable of the backend.
@@ -438,7 +444,7 @@ impl RowType {
 }
 
 /// The most columns of a [`RowType`], and parameters of a [`Statement`].
-const COLUMNS_MAX: usize = 10;
+const COLUMNS_MAX: usize = 9;
 
 fn split(columns: &[Option<Datum>]) -> ([Datum; COLUMNS_MAX], [bool; COLUMNS_MAX]) {
     let (mut values, mut nulls) = ([Datum::from(0); COLUMNS_MAX], [true; COLUMNS_MAX]);
@@ -603,7 +609,7 @@ unsafe extern "C-unwind" {
 }
 
 /// Calls `visit` with each row of table `relation` in `range`, as committed now, in the order of the primary key, until
-/// that answers false. A table without a primary key counts as gone.
+/// that answers false. A table whose primary key is not its first column, and that alone, counts as gone.
 ///
 /// An error leaves by longjmp through `visit`: it may own no destructor.
 pub fn walk(relation: Oid, range: &UuidRange, mut visit: impl FnMut(&WalkedRow<'_>) -> bool) -> Result<(), TableGone> {
@@ -611,11 +617,10 @@ pub fn walk(relation: Oid, range: &UuidRange, mut visit: impl FnMut(&WalkedRow<'
     unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let table = open(relation, lock)?;
-        let key = primary_key(table);
-        if key == pg_sys::InvalidOid {
+        let Some(key) = key_to_walk(table) else {
             pg_sys::relation_close(table, lock);
             return Err(TableGone);
-        }
+        };
         let index = pg_sys::index_open(key, lock);
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let mut keys = [pg_sys::ScanKeyData::default(); 2];
@@ -656,11 +661,33 @@ impl<'a> WalkedRow<'a> {
     /// Deletes the row, unless another transaction holds it locked or has changed it meanwhile; whether it did. Only where
     /// the table [`deletes_plainly`], and locked for writing.
     pub fn delete(&self) -> bool {
-        // SAFETY: table and row are those of a running walk; heap_delete is told not to wait.
+        // SAFETY: table and row are those of a running walk. Whoever has locked the row deletes it without waiting.
         unsafe {
             let mut failure = pg_sys::TM_FailureData::default();
             let (tid, cid) = (&raw mut (*self.tuple.tuple).t_self, GetCurrentCommandId(true));
-            let result = heap_delete(self.table, tid, cid, ptr::null_mut(), false, &mut failure, false);
+            let mut delete = |wait| heap_delete(self.table, tid, cid, ptr::null_mut(), wait, &mut failure, false);
+            match delete(false) {
+                // It may be this very transaction that has.
+                pg_sys::TM_Result::TM_BeingModified => self.lock(cid) && delete(true) == pg_sys::TM_Result::TM_Ok,
+                result => result == pg_sys::TM_Result::TM_Ok,
+            }
+        }
+    }
+
+    /// Locks the row, if that can be had without waiting.
+    ///
+    /// # Safety
+    /// As of [`Self::delete`].
+    unsafe fn lock(&self, cid: pg_sys::CommandId) -> bool {
+        // SAFETY: the row is found by its tid; the buffer that it is found in is let go.
+        unsafe {
+            let mut failure = pg_sys::TM_FailureData::default();
+            let mut row = pg_sys::HeapTupleData { t_self: (*self.tuple.tuple).t_self, ..Default::default() };
+            let (mode, policy) = (pg_sys::LockTupleMode::LockTupleExclusive, pg_sys::LockWaitPolicy::LockWaitSkip);
+            let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+            let result =
+                pg_sys::heap_lock_tuple(self.table, &mut row, cid, mode, policy, false, &mut buffer, &mut failure);
+            pg_sys::ReleaseBuffer(buffer);
             result == pg_sys::TM_Result::TM_Ok
         }
     }
@@ -687,7 +714,7 @@ pub fn deletes_plainly(relation: Oid) -> Result<bool, TableGone> {
             && !class.relhassubclass
             && (*table).rd_rules.is_null()
             && !has_triggers
-            && primary_key(table) != pg_sys::InvalidOid;
+            && key_to_walk(table).is_some();
         if plainly {
             pg_sys::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_DELETE);
         }
@@ -744,6 +771,48 @@ unsafe fn primary_key(table: pg_sys::Relation) -> Oid {
     }
 }
 
+/// The index of the primary key, where that is the first column alone.
+///
+/// # Safety
+/// `table` is open.
+unsafe fn key_to_walk(table: pg_sys::Relation) -> Option<Oid> {
+    // SAFETY: by the caller's promise; the cached entry is held while it is read, and has as many key columns as it says.
+    unsafe {
+        let index = primary_key(table);
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::INDEXRELID as c_int, index.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let entry = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_index>();
+        let is_first_column = entry.indnkeyatts == 1 && *entry.indkey.values.as_ptr() == 1;
+        pg_sys::ReleaseSysCache(tuple);
+        is_first_column.then_some(index)
+    }
+}
+
+/// Locks table `relation` and its primary key for a walk, if that can be had without waiting, while `walk` runs.
+pub fn walk_without_waiting<R>(relation: Oid, walk: impl FnOnce() -> R) -> Option<R> {
+    // SAFETY: each lock that is taken is given back.
+    unsafe {
+        let mode = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        if !pg_sys::ConditionalLockRelationOid(relation, mode) {
+            return None;
+        }
+        let table = open(relation, mode).ok();
+        let key = table.and_then(|table| key_to_walk(table));
+        if let Some(table) = table {
+            pg_sys::relation_close(table, mode);
+        }
+        let key = key.filter(|key| pg_sys::ConditionalLockRelationOid(*key, mode));
+        let result = key.map(|_| walk());
+        if let Some(key) = key {
+            pg_sys::UnlockRelationOid(key, mode);
+        }
+        pg_sys::UnlockRelationOid(relation, mode);
+        result
+    }
+}
+
 /// The table `name` in `schema`, or `None`. Names are taken as they are; no search path.
 pub fn table_oid(schema: &CStr, name: &CStr) -> Option<Oid> {
     // SAFETY: catalog lookups by name.
@@ -794,16 +863,10 @@ pub fn lock_for_writing(relation: Oid) -> Result<(), TableGone> {
     }
 }
 
-/// Locks table `relation` in this mode until the transaction ends, if that can be had without waiting.
-pub fn lock_without_waiting(relation: Oid, mode: u32) -> bool {
+/// Locks table `relation` for writing until the transaction ends, if that can be had without waiting.
+pub fn lock_for_writing_without_waiting(relation: Oid) -> bool {
     // SAFETY: takes a lock, or does not.
-    unsafe { pg_sys::ConditionalLockRelationOid(relation, mode as pg_sys::LOCKMODE) }
-}
-
-/// Gives back one such lock.
-pub fn unlock(relation: Oid, mode: u32) {
-    // SAFETY: gives back a lock of this session.
-    unsafe { pg_sys::UnlockRelationOid(relation, mode as pg_sys::LOCKMODE) }
+    unsafe { pg_sys::ConditionalLockRelationOid(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) }
 }
 
 /// Takes note of what other sessions have committed to the catalogs since, as taking a lock would.
@@ -868,6 +931,14 @@ pub fn setting<'call>(call: &Call<'call>, name: &CStr) -> Option<&'call [u8]> {
         }
         Some(keep(call, CStr::from_ptr(value).to_bytes()))
     }
+}
+
+/// As [`setting`], but only what a library has declared: what is set of a library that is not loaded, anybody may set.
+pub fn setting_of_loaded_library<'call>(call: &Call<'call>, name: &CStr) -> Option<&'call [u8]> {
+    // SAFETY: looks up a setting that may not exist.
+    let flags = unsafe { pg_sys::GetConfigOptionFlags(name.as_ptr(), true) };
+    let is_declared = flags as u32 & pg_sys::GUC_CUSTOM_PLACEHOLDER == 0;
+    is_declared.then(|| setting(call, name)).flatten()
 }
 
 /// Raises the error with which this session was told to stop, if it was.

@@ -151,6 +151,76 @@ fn it_waits_for_no_lock_and_says_that_one_is_held() {
 }
 
 #[test]
+fn one_lock_is_nothing_to_speak_of() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    wait_until("a first sweep has been", || holds(&mut client, "last_finish IS NOT NULL"));
+    cluster.configure(&["temptoken.sweep_interval = 1h"]);
+    cluster.reload();
+    wait_until("the next is far away", || holds(&mut client, "next_start > now() + interval '1 minute'"));
+    let mut holder = cluster.connect("postgres");
+    holder.batch_execute("BEGIN; LOCK TABLE temptoken.temp_tokens IN SHARE MODE").unwrap();
+    text(&mut client, &LAUNCHER.replace("pid", "pg_terminate_backend(pid)"));
+    wait_until("a sweep was put off", || holds(&mut client, "last_start > last_finish AND worker = 'waiting'"));
+    assert!(holds(&mut client, "last_error IS NULL AND rows_waiting = 0"));
+}
+
+/// What vanishes while a sweep of it has more to do than fits in a turn neither keeps the launcher busy nor the others
+/// waiting.
+#[test]
+fn what_vanishes_between_two_turns_does_not_hold_up_the_others() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_batch_size = 5", "temptoken.sweep_interval = 5s"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let begin_long_sweep = |client: &mut Client| {
+        text(client, REGISTER);
+        client
+            .batch_execute(
+                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+                 BEGIN PERFORM pg_sleep(0.1); RETURN OLD; END $$;
+                 CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()",
+            )
+            .unwrap();
+        mint(client, 1_000, "1 millisecond");
+        wait_until("the first turn is over", || holds(client, "rows_removed > 25"));
+    };
+    // The last one in the database itself.
+    for end in ["DROP DATABASE busy", "ALTER DATABASE busy ALLOW_CONNECTIONS false", "DROP EXTENSION temptoken"] {
+        let _ = client.batch_execute("ALTER DATABASE busy ALLOW_CONNECTIONS true");
+        client.batch_execute("DROP DATABASE IF EXISTS busy").unwrap();
+        client.batch_execute("CREATE DATABASE busy").unwrap();
+        let mut busy = cluster.connect("busy");
+        busy.batch_execute("CREATE EXTENSION temptoken").unwrap();
+        begin_long_sweep(&mut busy);
+        if end.contains("DATABASE") {
+            drop(busy);
+            client.batch_execute(end).unwrap();
+        } else {
+            busy.batch_execute(end).unwrap();
+        }
+        mint(&mut client, 3, "1 millisecond");
+        wait_until("the other database is swept", || has_tokens(&mut client, 0));
+        assert!(cluster.log().matches("FATAL").count() <= 3, "{}", cluster.log());
+    }
+}
+
+#[test]
+fn a_success_that_removed_nothing_is_kept_when_it_follows_an_error() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    let mut holder = cluster.connect("postgres");
+    holder.batch_execute("BEGIN; LOCK TABLE temptoken.temp_tokens IN SHARE MODE").unwrap();
+    wait_until("the lock is an error", || holds(&mut client, "last_error IS NOT NULL"));
+    holder.batch_execute("ROLLBACK").unwrap();
+    wait_until("a sweep is through", || holds(&mut client, "last_finish > last_error_at"));
+    cluster.stop("fast");
+    cluster.configure(&["temptoken.sweep_databases = 'none'"]);
+    cluster.start_again();
+    let mut client = cluster.connect("postgres");
+    assert!(holds(&mut client, "last_finish > last_error_at"));
+}
+
+#[test]
 fn it_answers_whatever_was_done_to_the_tables() {
     let cluster = Cluster::with_extension(&[]);
     let mut client = cluster.connect("postgres");
@@ -166,13 +236,27 @@ fn it_answers_whatever_was_done_to_the_tables() {
         }
     }
     client.batch_execute("ALTER SCHEMA moved RENAME TO temptoken").unwrap();
+    let mut holder = cluster.connect("postgres");
     client.batch_execute("ALTER TABLE temptoken.moved RENAME TO temp_tokens").unwrap();
     mint(&mut client, 5, "1 millisecond");
     wait_until("what is left of the table is swept", || has_tokens(&mut client, 0));
+    // A key that does not begin with the id is not walked.
+    client.batch_execute("ALTER TABLE temptoken.temp_tokens ADD PRIMARY KEY (scope, id)").unwrap();
+    assert!(holds(&mut client, "rows_waiting IS NULL"));
+    text(&mut client, "SELECT temptoken_register_scope('another', ARRAY['GET /'], '1 hour')");
+    mint(&mut client, 12_000, "1 second");
+    let more = "temptoken_mint_many('another', array_fill('x'::text, ARRAY[12000]), '1 second')";
+    text(&mut client, &format!("SELECT count(*) FROM {more}"));
+    wait_until("all are swept", || has_tokens(&mut client, 0));
+    client.batch_execute("ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT temp_tokens_pkey").unwrap();
+    client.batch_execute("ALTER TABLE temptoken.temp_tokens ADD PRIMARY KEY (id)").unwrap();
+    holder.batch_execute("BEGIN; REINDEX INDEX temptoken.temp_tokens_pkey").unwrap();
+    assert!(holds(&mut client, "rows_waiting IS NULL"), "it does not wait for the index either");
+    holder.batch_execute("ROLLBACK").unwrap();
     // Row-level security that hides every row, even from the owner, hides nothing from the sweep or its status.
     client
         .batch_execute(
-            "ALTER TABLE temptoken.temp_tokens ADD PRIMARY KEY (id), ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
+            "ALTER TABLE temptoken.temp_tokens ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SECURITY;
              CREATE ROLE ordinary; GRANT USAGE ON SCHEMA temptoken TO ordinary;
              GRANT EXECUTE ON FUNCTION temptoken.scope_is_valid TO ordinary;
              ALTER TABLE temptoken.temp_tokens OWNER TO ordinary",
@@ -337,6 +421,82 @@ fn starting_a_worker_fails_with_a_reason_where_it_would_be_of_no_use() {
     wait_until("the setting holds", || sqlstate(&mut client, START) == "55000");
 }
 
+/// A stop that was given up before the launcher could heed it, and a start after it, leave one launcher; that one can be
+/// stopped.
+#[test]
+fn however_starts_and_stops_follow_each_other_there_is_one_launcher_or_none() {
+    let cluster = not_preloaded(&["postgres"], &[]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep(0.5); RETURN OLD; END $$;
+             CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()",
+        )
+        .unwrap();
+    mint(&mut client, 6, "1 millisecond");
+    text(&mut client, START);
+    wait_until("the worker is busy", || holds(&mut client, "worker = 'running'"));
+    client.batch_execute("SET statement_timeout = '100ms'").unwrap();
+    assert_eq!(sqlstate(&mut client, STOP), "57014");
+    client.batch_execute("SET statement_timeout = '60s'").unwrap();
+    assert!(text(&mut client, START).starts_with("already running"));
+    assert_eq!(launchers(&mut client), "1");
+    wait_until("it goes on", || has_tokens(&mut client, 0));
+    // Many who start and stop it, and one who kills it.
+    std::thread::scope(|scope| {
+        for number in 0..6 {
+            let cluster = &cluster;
+            scope.spawn(move || {
+                let mut client = cluster.connect("postgres");
+                for round in 0..20 {
+                    text(&mut client, if (number + round) % 3 == 0 { STOP } else { START });
+                    if number == 0 && round % 5 == 0 {
+                        value(&mut client, &LAUNCHER.replace("pid", "pg_terminate_backend(pid)"));
+                    }
+                }
+            });
+        }
+    });
+    text(&mut client, START);
+    wait_until("one is left", || launchers(&mut client) == "1" && holds(&mut client, "worker <> 'none'"));
+    assert_eq!(text(&mut client, STOP), "t");
+    assert_eq!(launchers(&mut client), "0");
+    std::thread::sleep(Duration::from_secs(6));
+    assert_eq!(launchers(&mut client), "0", "none comes back");
+    // It ends with the extension, whose functions could not stop it any more.
+    text(&mut client, START);
+    wait_until("it waits", || holds(&mut client, "last_finish IS NOT NULL AND worker = 'waiting'"));
+    client.batch_execute("DROP EXTENSION temptoken").unwrap();
+    wait_until("it has ended", || launchers(&mut client) == "0");
+}
+
+/// There is a place for a database whatever is remembered of others, which may be no more.
+#[test]
+fn what_is_remembered_of_other_databases_leaves_room() {
+    let cluster = not_preloaded(&["postgres"], &[]);
+    let file =
+        format!("{}/pg_stat_tmp/temptoken_sweep.json", text(&mut cluster.connect("postgres"), "SHOW data_directory"));
+    let place = |database| {
+        format!(
+            r#"{{"database": {database}, "last_start": 1, "last_finish": 2, "removed": 3, "removed_in_total": 4,
+                "last_error_at": 5, "last_error": "x"}}"#
+        )
+    };
+    let many: Vec<String> = (900_000..900_100).map(place).collect();
+    for content in [format!("[{}]", many.join(",")), "[{\"database\": -1e400}]".to_owned(), "not JSON".to_owned()] {
+        cluster.stop("fast");
+        std::fs::write(&file, &content).unwrap();
+        cluster.start_again();
+        let mut client = cluster.connect("postgres");
+        assert!(holds(&mut client, "worker = 'none' AND last_start IS NULL"));
+        assert!(text(&mut client, START).starts_with("started"));
+        wait_until("it has swept", || holds(&mut client, "worker = 'waiting' AND last_finish IS NOT NULL"));
+        assert_eq!(text(&mut client, STOP), "t");
+        assert_eq!(launchers(&mut client), "0");
+    }
+}
+
 #[test]
 fn a_started_worker_is_not_in_the_way_of_a_fast_stop_or_of_many_who_start_it_at_once() {
     let cluster = not_preloaded(&["postgres"], &["temptoken.sweep_interval = 1h"]);
@@ -415,6 +575,22 @@ fn pg_cron_sweeps_its_own_database_and_others() {
         assert_ne!(sqlstate(client, "SELECT temptoken_schedule_sweep(repeat('*', 10000))"), "ok");
     }
     assert_eq!(text(&mut cron, "SELECT count(*) FROM cron.job"), "2", "a second call changes the first one's job");
+    // What another session keeps locked there is waited for a second, and no worker stays behind, whoever gives up.
+    let mut holder = cluster.connect("cron's \"db\"");
+    holder.batch_execute("BEGIN; LOCK TABLE cron.job").unwrap();
+    let begun = Instant::now();
+    for client in [&mut client, &mut cron] {
+        assert!(holds(client, "cron_schedule IS NULL"));
+    }
+    assert!(begun.elapsed() < Duration::from_secs(10));
+    client.batch_execute("SET statement_timeout = '100ms'").unwrap();
+    for _ in 0..10 {
+        assert_eq!(sqlstate(&mut client, "SELECT temptoken_sweep_status()"), "57014");
+    }
+    client.batch_execute("SET statement_timeout = '60s'").unwrap();
+    let asking = "SELECT count(*) FROM pg_stat_activity WHERE backend_type LIKE '%for pg_cron'";
+    wait_until("none is left behind", || text(&mut client, asking) == "0");
+    holder.batch_execute("ROLLBACK").unwrap();
     // A role has no more rights through this than on its own.
     text(&mut client, "SELECT temptoken_grant('manager', 'manage')");
     let mut manager = cluster.connect_as("manager", "postgres");
@@ -444,10 +620,40 @@ fn pg_cron_sweeps_its_own_database_and_others() {
     assert!(holds(&mut cron, "cron_schedule IS NULL"));
 }
 
-/// Somebody else's schema of pg_cron's name is not called.
+/// What a database of another encoding asks for arrives in pg_cron's encoding, or not at all.
+#[test]
+fn pg_cron_gets_no_text_that_its_database_cannot_have() {
+    if !has_pg_cron() {
+        return;
+    }
+    let cluster = Cluster::start(&["shared_preload_libraries = 'pg_cron'"]);
+    let mut cron = cluster.connect("postgres");
+    cron.batch_execute("CREATE EXTENSION pg_cron").unwrap();
+    for (encoding, arrives) in [("LATIN1", true), ("SQL_ASCII", false)] {
+        let create = format!("CREATE DATABASE {encoding} TEMPLATE template0 ENCODING '{encoding}' LOCALE 'C'");
+        cron.batch_execute(&create).unwrap();
+        let mut client = cluster.connect(&encoding.to_lowercase());
+        client.batch_execute("CREATE EXTENSION temptoken").unwrap();
+        let command = format!(r"convert_from('select \047caf\351\047'::bytea, '{encoding}')");
+        let ask = format!("SELECT temptoken.cron_schedule('job', '* * * * *', {command})");
+        assert_eq!(sqlstate(&mut client, &ask) == "ok", arrives, "{encoding}");
+    }
+    assert_eq!(text(&mut cron, "SELECT command FROM cron.job"), "select 'café'");
+}
+
+/// Somebody else's schema of pg_cron's name is not called, and nobody but the server's configuration says where pg_cron is.
 #[test]
 fn a_schema_that_only_looks_like_pg_cron_is_not_called() {
-    let cluster = not_preloaded(&["postgres", "evil"], &["cron.database_name = 'evil'"]);
+    if !has_pg_cron() {
+        return;
+    }
+    let cluster = Cluster::start(&["shared_preload_libraries = 'pg_cron'", "cron.database_name = 'evil'"]);
+    cluster.connect("postgres").batch_execute("CREATE DATABASE evil").unwrap();
+    for database in ["postgres", "evil"] {
+        cluster.connect(database).batch_execute("CREATE EXTENSION temptoken").unwrap();
+    }
+    let unloaded = not_preloaded(&["postgres"], &["cron.database_name = 'postgres'"]);
+    assert_eq!(sqlstate(&mut unloaded.connect("postgres"), SCHEDULE), "55000");
     cluster
         .connect("evil")
         .batch_execute(

@@ -92,7 +92,7 @@ unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
 
 /// What came of locking the table of tokens.
 pub enum Lock {
-    /// The extension is not in this database. A schema of the same name that is somebody else's does not count.
+    /// The extension is not in this database.
     Absent,
     /// It would have meant waiting for another session.
     Held,
@@ -102,22 +102,20 @@ pub enum Lock {
 
 /// Locks the table of tokens for writing, without waiting.
 pub fn lock_to_sweep() -> Lock {
-    lock_without_waiting(pg_sys::RowExclusiveLock)
+    match temp_tokens() {
+        None => Lock::Absent,
+        Some(table) if pg::lock_for_writing_without_waiting(table) => Lock::Taken(table),
+        Some(_) => Lock::Held,
+    }
 }
 
 /// How many tokens have expired by `now` (Unix microseconds), if that can be had without waiting.
 pub fn count_expired(now: i64) -> Option<u64> {
-    let mode = pg_sys::AccessShareLock;
-    let Lock::Taken(table) = lock_without_waiting(mode) else { return None };
-    let count = tokens::Sweep::new(now).count();
-    pg::unlock(table, mode);
-    count.ok()
+    pg::walk_without_waiting(temp_tokens()?, || tokens::Sweep::new(now).count().ok())?
 }
 
-fn lock_without_waiting(mode: u32) -> Lock {
-    match pg::table_oid(SCHEMA, TEMP_TOKENS.name).filter(|oid| pg::belongs_to_extension(*oid, EXTENSION)) {
-        None => Lock::Absent,
-        Some(oid) if pg::lock_without_waiting(oid, mode) => Lock::Taken(oid),
-        Some(_) => Lock::Held,
-    }
+/// The table of tokens, where this database has the extension. A schema of the same name that is somebody else's does not
+/// count.
+fn temp_tokens() -> Option<Oid> {
+    pg::table_oid(SCHEMA, TEMP_TOKENS.name).filter(|oid| pg::belongs_to_extension(*oid, EXTENSION))
 }

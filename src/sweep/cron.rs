@@ -6,11 +6,12 @@
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{LIBRARY, catch, listen_to_signals, override_settings};
+use super::{LIBRARY, catch, has_ended, listen_to_signals, override_settings, sleep};
 use crate::errors::Error;
 use crate::pg::{self, Call};
 
@@ -69,6 +70,8 @@ impl Question {
 struct Exchange {
     state: AtomicU32,
     question: u32,
+    /// The encoding of the arguments. The answer is ASCII.
+    encoding: c_int,
     /// How many of `bytes` are in use: the arguments, a NUL after each; then the answer.
     length: usize,
     bytes: [u8; 8192],
@@ -95,13 +98,13 @@ fn ask<'call>(
     question: Question,
     arguments: &[&[u8]],
 ) -> Result<Option<&'call [u8]>, Error> {
-    let name = pg::setting(call, c"cron.database_name").ok_or_else(Error::cron_missing)?;
+    let name = pg::setting_of_loaded_library(call, c"cron.database_name").ok_or_else(Error::cron_missing)?;
     let packed: Vec<u8> = arguments.iter().flat_map(|argument| argument.iter().chain(b"\0")).copied().collect();
     if packed.len() > size_of::<[u8; 8192]>() {
         return Err(Error::cron_refused(b"the schedule is too long"));
     }
-    // SAFETY: the segment is as large as an exchange, aligned for any type, all zeros when new, and mapped until it is
-    // detached; the worker has ended when the answer is read.
+    // SAFETY: the segment is as large as an exchange, aligned for any type, and mapped until it is detached; the worker has
+    // ended when the answer is read.
     unsafe {
         let database = pg_sys::get_database_oid(pg::copy_to_cstring(name), true);
         if database == Oid::INVALID {
@@ -109,7 +112,9 @@ fn ask<'call>(
         }
         let segment = pg_sys::dsm_create(size_of::<Exchange>(), 0);
         let exchange = pg_sys::dsm_segment_address(segment).cast::<Exchange>();
+        ptr::write_bytes(exchange, 0, 1);
         (*exchange).question = question as u32;
+        (*exchange).encoding = pg_sys::GetDatabaseEncoding();
         (*exchange).length = packed.len();
         (&mut (*exchange).bytes)[..packed.len()].copy_from_slice(&packed);
         let worker = BackgroundWorkerBuilder::new("temptoken worker for pg_cron")
@@ -120,13 +125,13 @@ fn ask<'call>(
             .enable_spi_access()
             .set_start_time(BgWorkerStartTime::ConsistentState)
             .set_restart_time(None)
-            .set_notify_pid(pg_sys::MyProcPid)
+            .set_notify_pid(pg::pid())
             .load_dynamic();
         let Ok(worker) = worker else {
             pg_sys::dsm_detach(segment);
             return Err(Error::no_worker_slot());
         };
-        let _ = worker.wait_for_shutdown();
+        Awaited(Some(worker)).wait();
         let state = (*exchange).state.load(Ordering::Acquire);
         let text = pg::keep(call, &(&(*exchange).bytes)[..(*exchange).length]);
         pg_sys::dsm_detach(segment);
@@ -136,6 +141,24 @@ fn ask<'call>(
             REFUSED => Err(Error::cron_refused(text)),
             _ => Err(Error::cron_refused(b"it could not be reached; the server's log says why")),
         }
+    }
+}
+
+/// A worker that is not left behind: when the wait for it is broken off, it is ended.
+struct Awaited(Option<DynamicBackgroundWorker>);
+
+impl Awaited {
+    fn wait(&self) {
+        while self.0.as_ref().is_some_and(|worker| !has_ended(worker)) {
+            sleep(Duration::from_secs(60), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
+            pg::check_for_interrupts();
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        self.0.take().map(DynamicBackgroundWorker::terminate);
     }
 }
 
@@ -191,7 +214,10 @@ fn answer(question: Question, exchange: &mut Exchange) -> u32 {
         let (mut values, mut types) = ([Datum::from(0); 4], [pg_sys::TEXTOID; 4]);
         let mut count = 0;
         for argument in exchange.bytes[..exchange.length].split_inclusive(|byte| *byte == 0).take(values.len()) {
-            values[count] = pg::varlena(&argument[..argument.len() - 1]);
+            let (start, length) = (argument.as_ptr().cast(), argument.len() as c_int - 1);
+            // Checked and converted, as what a client sends is; the NUL stays behind what is converted or not.
+            let text = pg_sys::pg_any_to_server(start, length, exchange.encoding);
+            values[count] = pg::varlena(CStr::from_ptr(text).to_bytes());
             count += 1;
         }
         let done = pg_sys::SPI_execute_with_args(
@@ -204,7 +230,10 @@ fn answer(question: Question, exchange: &mut Exchange) -> u32 {
             1,
         );
         let mut state = NULL;
-        if done >= 0 && pg_sys::SPI_processed > 0 {
+        if done < 0 {
+            put(exchange, format!("SPI error {done}").as_bytes());
+            state = REFUSED;
+        } else if pg_sys::SPI_processed > 0 {
             let table = pg_sys::SPI_tuptable;
             let value = pg_sys::SPI_getvalue(*(*table).vals, (*table).tupdesc, 1);
             if !value.is_null() {
@@ -219,8 +248,11 @@ fn answer(question: Question, exchange: &mut Exchange) -> u32 {
     }
 }
 
+/// Puts `text` into the exchange, without what the asker's encoding may not have.
 fn put(exchange: &mut Exchange, text: &[u8]) {
     let length = text.len().min(exchange.bytes.len());
-    exchange.bytes[..length].copy_from_slice(&text[..length]);
+    for (byte, from) in exchange.bytes.iter_mut().zip(text) {
+        *byte = if from.is_ascii() { *from } else { b'?' };
+    }
     exchange.length = length;
 }

@@ -8,10 +8,11 @@ use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
 use pgrx::PgMemoryContexts;
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime};
+use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::{LIBRARY, heed_signals, idle, is_running, listen_to_signals, sleep, status, wake, worker};
+use super::status::{self, Place};
+use super::{LIBRARY, has_ended, heed_signals, idle, is_running, listen_to_signals, sleep, wake, worker};
 use crate::{pg, settings};
 
 const NAME: &str = "temptoken sweep launcher";
@@ -38,37 +39,45 @@ pub fn register() {
 /// What came of starting a launcher for one database.
 pub enum Start {
     Started,
-    /// One was started before and has not been stopped. It may be about to come back after an error.
+    /// One was started before. It may be about to come back after an error.
     Already,
     NoSlot,
 }
 
 /// Starts a launcher for `database` alone.
 pub fn start(database: u32) -> Start {
-    // SAFETY: reads this process's own pid.
-    let me = unsafe { pg_sys::MyProcPid };
-    let seen = status::of(database).map_or((0, false), |place| (place.launcher, place.stop));
-    if is_in_charge(seen) {
-        return Start::Already;
-    }
-    // While it is being started, who starts it stands in for it.
-    let reserved = status::change(database, |place| {
-        let unchanged = (place.launcher, place.stop) == seen;
-        if unchanged {
-            (place.launcher, place.stop) = (-me, false);
+    let (me, now) = (pg::pid(), pg::now());
+    loop {
+        let seen = status::of(database).map_or(0, |place| place.launcher);
+        let lives = is_running(seen.abs());
+        // While it is being started, who starts it stands in for it.
+        let reserved = status::change(database, |place| match place.launcher {
+            launcher if launcher != seen => None,
+            // One that has been told to stop, and has not yet, goes on.
+            _ if lives || (seen > 0 && !place.stop) => {
+                place.stop = false;
+                Some(false)
+            }
+            _ => {
+                (place.launcher, place.started_at, place.stop) = (-me, now, false);
+                Some(true)
+            }
+        });
+        match reserved {
+            Some(Some(true)) => break,
+            Some(Some(false)) => return Start::Already,
+            Some(None) => pg::check_for_interrupts(),
+            None => return Start::NoSlot,
         }
-        unchanged
-    });
-    if reserved == Some(false) {
-        return Start::Already;
     }
     let started = builder(&format!("{NAME} for database {database}"))
         .set_argument(Some(Oid::from(database).into()))
+        .set_extra(&now.to_string())
         .set_notify_pid(me)
         .load_dynamic()
         .ok()
         .and_then(|launcher| launcher.wait_for_startup().ok());
-    status::change(database, |place| {
+    status::amend(database, |place| {
         if place.launcher == -me {
             place.launcher = started.unwrap_or(0);
         }
@@ -76,27 +85,25 @@ pub fn start(database: u32) -> Start {
     if started.is_some() { Start::Started } else { Start::NoSlot }
 }
 
-/// Whether there is a launcher, and it was not told to stop. It may be about to come back after an error; a negative pid
-/// is that of a session which is starting it.
-fn is_in_charge((launcher, stop): (i32, bool)) -> bool {
-    !stop && (launcher > 0 || is_running(-launcher))
-}
-
 /// Stops the launcher that was started for `database` alone, and waits until it has ended; false when there was none.
 pub fn stop(database: u32) -> bool {
-    if !status::of(database).is_some_and(|place| is_in_charge((place.launcher, place.stop))) {
+    let launcher = status::of(database).map_or(0, |place| place.launcher);
+    let runs = is_running(launcher);
+    // One that is not running may be about to come back, or, if it is being started, to come.
+    let told = status::amend(database, |place| {
+        let told = launcher != 0 && place.launcher == launcher && (runs || !place.stop);
+        place.stop |= told;
+        told
+    });
+    if told != Some(true) {
         return false;
     }
-    status::change(database, |place| place.stop = true);
-    loop {
-        let launcher = status::of(database).map_or(0, |place| place.launcher);
-        if !is_running(launcher) {
-            return true;
-        }
+    while is_running(launcher) && status::of(database).is_some_and(|place| place.launcher == launcher && place.stop) {
         wake(launcher);
         sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
         pg::check_for_interrupts();
     }
+    true
 }
 
 /// Main of the launcher process; its argument is the oid of the only database to sweep, or 0 for all.
@@ -108,20 +115,21 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
     // and no database is held open.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     let only = argument.value() as u32;
-    if only != 0 && !take_over(only) {
-        return;
+    if only != 0 {
+        let started_at = BackgroundWorker::get_extra().parse().unwrap_or(0);
+        let made_at = status::made_at();
+        status::change(only, |place| place.take_over(pg::pid(), started_at, made_at));
+        if !goes_on(only) {
+            return;
+        }
     }
     let mut no_slot_logged = false;
     loop {
         let started = Instant::now();
         announce(only, pg::now());
-        let Some(databases) = databases(only) else {
-            status::forget(only);
-            return;
-        };
-        no_slot_logged = sweep_all(databases, no_slot_logged);
+        no_slot_logged = sweep_all(databases(only), no_slot_logged);
         loop {
-            if is_told_to_stop(only) {
+            if only != 0 && !goes_on(only) {
                 return;
             }
             // Counted from the start, and with the interval as it stands after each reload.
@@ -136,39 +144,23 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
     }
 }
 
-/// Becomes the launcher of `database`, unless there is one, or it was stopped before it could come back.
-fn take_over(database: u32) -> bool {
-    // SAFETY: reads this process's own pid.
-    let me = unsafe { pg_sys::MyProcPid };
-    let other = status::of(database).map_or(0, |place| place.launcher);
-    if is_running(other) && other != me {
-        return false;
-    }
-    status::change(database, |place| place.launcher = me);
-    !is_told_to_stop(database)
-}
-
-/// Whether the launcher of `database` alone was told to stop, which it then does.
-fn is_told_to_stop(database: u32) -> bool {
-    let stop = database != 0 && status::of(database).is_some_and(|place| place.stop);
-    if stop {
-        status::change(database, |place| (place.launcher, place.stop) = (0, false));
-    }
-    stop
+/// Whether this process is the launcher of `database` and has not been told to stop, which it then does.
+fn goes_on(database: u32) -> bool {
+    status::amend(database, |place| place.goes_on(pg::pid())).unwrap_or(false)
 }
 
 /// Says when the next round begins.
 fn announce(only: u32, next_start: i64) {
     match only {
-        // SAFETY: reads this process's own pid.
-        0 => status::set_launcher(unsafe { pg_sys::MyProcPid }, next_start),
-        _ => _ = status::change(only, |place| place.next_start = next_start),
+        0 => status::set_launcher(pg::pid(), next_start),
+        _ => _ = status::amend(only, |place| place.next_start = next_start),
     }
 }
 
-/// Sweeps `databases`, one after the other and then, what had more to do than fits in a turn, again. Answers whether no
-/// worker slot was free; that is logged when it begins, not each time.
+/// Sweeps `databases`, one after the other and then, within the interval, what had more to do than fits in a turn, again.
+/// Answers whether no worker slot was free; that is logged when it begins, not each time.
 fn sweep_all(databases: Vec<u32>, no_slot_logged: bool) -> bool {
+    let started = Instant::now();
     let mut turns = VecDeque::from(databases);
     while let Some(database) = turns.pop_front() {
         heed_signals();
@@ -183,7 +175,9 @@ fn sweep_all(databases: Vec<u32>, no_slot_logged: bool) -> bool {
             }
             return true;
         }
-        if status::of(database).is_some_and(|place| place.unfinished && !place.stop) {
+        // Past the interval the next round begins at once, with the databases that there are by then.
+        let in_time = started.elapsed() < settings::sweep_interval();
+        if in_time && status::of(database).is_some_and(|place| place.paused && !place.stop) {
             turns.push_back(database);
         }
     }
@@ -192,12 +186,10 @@ fn sweep_all(databases: Vec<u32>, no_slot_logged: bool) -> bool {
 
 /// Runs a worker for `database`, to its end. False when no slot is free.
 fn run_worker(database: u32) -> bool {
+    status::amend(database, Place::expect);
     let run = |_: &mut PgMemoryContexts| match worker::start(database) {
         Some(running) => {
-            while !matches!(
-                running.pid(),
-                Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied)
-            ) {
+            while !has_ended(&running) {
                 sleep(Duration::from_secs(60), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
                 heed_signals();
             }
@@ -211,7 +203,7 @@ fn run_worker(database: u32) -> bool {
     let died = status::of(database).is_some_and(|place| place.worker != 0 && !is_running(place.worker));
     if started && died {
         let error = "the worker ended before it was through; the server's log says why";
-        status::change(database, |place| place.fail(pg::now(), error));
+        status::amend(database, |place| place.fail(pg::now(), error));
         status::save();
     }
     started
@@ -226,8 +218,9 @@ pub fn is_swept(database: &pg_sys::FormData_pg_database) -> bool {
     is_valid && database.datallowconn && !database.datistemplate && settings::sweeps_database(name)
 }
 
-/// The databases to sweep; `only` one, if that is not 0, and `None` when that is no more.
-fn databases(only: u32) -> Option<Vec<u32>> {
+/// The databases to sweep; `only` one, if that is not 0. What is known of those that are no more is forgotten, which ends
+/// their launchers.
+fn databases(only: u32) -> Vec<u32> {
     let (mut all, mut found) = (Vec::new(), Vec::new());
     // SAFETY: reads pg_database as the autovacuum launcher does (postmaster/autovacuum.c, get_database_list): a shared
     // catalog, in a transaction of its own.
@@ -252,10 +245,7 @@ fn databases(only: u32) -> Option<Vec<u32>> {
         pg_sys::table_close(relation, lock);
         pg_sys::CommitTransactionCommand();
     }
-    if only == 0 {
-        status::retain(&all);
-        return Some(found);
-    }
-    found.retain(|database| *database == only);
-    all.contains(&only).then_some(found)
+    status::retain(&all);
+    found.retain(|database| only == 0 || *database == only);
+    found
 }

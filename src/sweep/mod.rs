@@ -16,12 +16,13 @@ use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use pgrx::PgTryBuilder;
+use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel, pgrx_extern_c_guard};
 
 use crate::errors::Error;
-use crate::{pg, store};
+use crate::pg;
 
 const LIBRARY: &str = "temptoken";
 
@@ -43,12 +44,10 @@ pub struct State {
     pub next_start: Option<i64>,
     /// What is known of the sweeps so far, which is nothing before the first.
     pub place: Option<status::Place>,
-    /// Tokens that have expired and not been removed; `None` when the table is locked or not as it should be.
-    pub rows_waiting: Option<u64>,
     pub preloaded: bool,
 }
 
-/// How sweeping stands in this database, from any session, waiting for nothing.
+/// How sweeping stands in this database, from any session, without a look at the table.
 pub fn state() -> State {
     let place = status::of(pg::database_oid());
     let (launcher, next_start) = launcher_of(place.as_ref());
@@ -59,13 +58,7 @@ pub fn state() -> State {
         _ if pg::of_database(launcher::is_swept) => "waiting",
         _ => "excluded",
     };
-    State {
-        worker,
-        next_start: (worker == "waiting").then_some(next_start),
-        place,
-        rows_waiting: store::count_expired(pg::now()),
-        preloaded: status::is_preloaded(),
-    }
+    State { worker, next_start: (worker == "waiting").then_some(next_start), place, preloaded: status::is_preloaded() }
 }
 
 /// The launcher that sees to this database, 0 for none, and when it begins its next round.
@@ -200,6 +193,11 @@ fn catch<R: Copy>(work: impl FnOnce() -> R) -> Result<R, Box<ErrorReportWithLeve
 fn is_running(pid: i32) -> bool {
     // SAFETY: looks through the list of processes in shared memory.
     pid != 0 && !unsafe { pg_sys::BackendPidGetProc(pid) }.is_null()
+}
+
+/// Whether a worker that this process has started has come to its end.
+fn has_ended(worker: &DynamicBackgroundWorker) -> bool {
+    matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied))
 }
 
 /// Wakes a process of this server from its sleep, if there is one with the pid.

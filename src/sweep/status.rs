@@ -11,10 +11,14 @@ use std::cell::UnsafeCell;
 use std::hint;
 use std::ptr;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_guard, pg_sys};
 use serde_json::{Value, json};
+
+use crate::pg;
 
 /// The most databases whose status is kept, where memory for it could be asked for at the start of the server.
 const PLACES_PRELOADED: usize = 1024;
@@ -32,13 +36,20 @@ const ERROR_MAX: usize = 240;
 #[derive(Clone, Copy)]
 pub struct Place {
     database: u32,
-    /// The launcher that sweeps this database alone, and whether it was told to stop.
+    /// The launcher that sweeps this database alone, negative for a session that is starting it; when it was started,
+    /// which tells it from those before it; and whether it was told to stop.
     pub launcher: i32,
+    pub started_at: i64,
     pub stop: bool,
     pub next_start: i64,
+    /// The worker; -1 for one that is about to come.
     pub worker: i32,
     /// A sweep has been begun and is neither finished nor given up.
-    pub unfinished: bool,
+    unfinished: bool,
+    /// The worker had no time for more, and wants another turn.
+    pub paused: bool,
+    /// The last sweep could not have the table.
+    locked: bool,
     pub last_start: i64,
     pub last_finish: i64,
     /// Rows that the sweep which began at `last_start` has removed, and all sweeps.
@@ -55,10 +66,13 @@ impl Place {
     const FREE: Self = Self {
         database: 0,
         launcher: 0,
+        started_at: 0,
         stop: false,
         next_start: 0,
         worker: 0,
         unfinished: false,
+        paused: false,
+        locked: false,
         last_start: 0,
         last_finish: 0,
         removed: 0,
@@ -68,6 +82,28 @@ impl Place {
         error: [0; ERROR_MAX],
         error_length: 0,
     };
+
+    /// The launcher that was started at `started_at` comes, or comes back after an error or a crash.
+    pub fn take_over(&mut self, pid: i32, started_at: i64, table_made_at: i64) {
+        let is_after_crash = self.started_at == 0 && started_at <= table_made_at;
+        if self.started_at == started_at || is_after_crash {
+            (self.launcher, self.started_at) = (pid, started_at);
+        }
+    }
+
+    /// Whether the launcher goes on: it is the one, and has not been told to stop, which it then does.
+    pub fn goes_on(&mut self, pid: i32) -> bool {
+        let (mine, stop) = (self.launcher == pid, self.stop);
+        if mine && stop {
+            (self.launcher, self.started_at, self.stop) = (0, 0, false);
+        }
+        mine && !stop
+    }
+
+    /// A worker is about to come.
+    pub fn expect(&mut self) {
+        (self.worker, self.paused) = (-1, false);
+    }
 
     /// A worker begins, or goes on with what its predecessor had no time for.
     pub fn begin(&mut self, pid: i32, now: i64) {
@@ -85,12 +121,21 @@ impl Place {
 
     /// The worker leaves before it is through.
     pub fn pause(&mut self) {
-        self.worker = 0;
+        (self.worker, self.paused) = (0, true);
     }
 
     /// The sweep is through.
     pub fn finish(&mut self, now: i64) {
-        (self.worker, self.unfinished, self.failing, self.last_finish) = (0, false, false, now);
+        (self.worker, self.unfinished, self.locked, self.failing) = (0, false, false, false);
+        self.last_finish = now;
+    }
+
+    /// The table was locked. Once is nothing to speak of.
+    pub fn put_off(&mut self, now: i64) {
+        if self.locked {
+            self.fail(now, "another session holds a lock on temptoken.temp_tokens");
+        }
+        (self.worker, self.unfinished, self.locked) = (0, false, true);
     }
 
     /// The sweep has failed; whether it had not failed in the same way the time before.
@@ -101,6 +146,15 @@ impl Place {
         self.error[..cut].copy_from_slice(&error.as_bytes()[..cut]);
         self.error_length = cut;
         is_new
+    }
+
+    /// The extension is gone; what was known of it goes too, and with that the launcher that was started for it. One that
+    /// was never seen may be about to be committed.
+    pub fn miss(&mut self) {
+        self.worker = 0;
+        if self.last_start != 0 {
+            *self = Self::FREE;
+        }
     }
 
     /// The message of the last error; empty when there was none.
@@ -149,11 +203,11 @@ struct Data {
     /// The launcher that sweeps every database.
     launcher: i32,
     next_start: i64,
-    /// How many places follow this structure in memory.
-    length: usize,
+    /// When the table was made: at the start of the server, after its last crash, or later.
+    made_at: i64,
 }
 
-/// The lock, held while this lives. Whoever holds it only copies memory: it cannot fail, nor wait.
+/// The lock, held while this lives. Whoever holds it only copies memory: it can neither fail nor wait.
 struct Locked {
     table: *mut Table,
 }
@@ -165,9 +219,8 @@ impl Locked {
     }
 
     fn places(&mut self) -> &mut [Place] {
-        let length = self.data().length;
-        // SAFETY: as many places follow the table as its length says, for which `size` has accounted.
-        unsafe { std::slice::from_raw_parts_mut(self.table.add(1).cast(), length) }
+        // SAFETY: as many places follow the table, for which `size` has accounted.
+        unsafe { std::slice::from_raw_parts_mut(self.table.add(1).cast(), capacity()) }
     }
 
     fn place(&mut self, database: u32) -> Option<&mut Place> {
@@ -194,11 +247,11 @@ impl PgSharedMemoryInitialization for Shared {
 
     unsafe fn on_shmem_request(&'static self) {
         // SAFETY: called while the postmaster collects requests.
-        unsafe { pg_sys::RequestAddinShmemSpace(size(PLACES_PRELOADED)) }
+        unsafe { pg_sys::RequestAddinShmemSpace(size()) }
     }
 
     unsafe fn on_shmem_startup(&'static self, _value: bool) {
-        attach(PLACES_PRELOADED);
+        attach();
     }
 }
 
@@ -216,23 +269,33 @@ pub fn is_preloaded() -> bool {
     PRELOADED.load(Ordering::Relaxed)
 }
 
-fn size(places: usize) -> usize {
-    size_of::<Table>() + places * size_of::<Place>()
+/// How many places there are, which is the same for every process of a server.
+fn capacity() -> usize {
+    if is_preloaded() { PLACES_PRELOADED } else { PLACES }
 }
 
-/// Finds the table in shared memory, or makes it. New memory is all zeros, so that nobody can see half of a table.
-fn attach(places: usize) {
+fn size() -> usize {
+    size_of::<Table>() + capacity() * size_of::<Place>()
+}
+
+/// Finds the table in shared memory, or makes it. New memory is all zeros, which is an empty table: another process may use
+/// it before what is in the file has been put there.
+fn attach() {
     let mut found = false;
     // SAFETY: asks for as many bytes as the table and its places have, which PostgreSQL aligns for any type.
-    let table =
-        unsafe { pg_sys::ShmemInitStruct(c"temptoken sweep".as_ptr(), size(places), &mut found).cast::<Table>() };
+    let table = unsafe { pg_sys::ShmemInitStruct(c"temptoken sweep".as_ptr(), size(), &mut found).cast::<Table>() };
     SHARED.0.store(table, Ordering::Relaxed);
-    if !found {
-        let stored = read_file();
-        let mut locked = lock();
-        locked.data().length = places;
-        for (place, stored) in locked.places().iter_mut().zip(stored) {
-            *place = stored;
+    if found {
+        return;
+    }
+    let stored = read_file();
+    let mut locked = lock();
+    locked.data().made_at = pg::now();
+    for stored in stored {
+        if locked.place(stored.database).is_none()
+            && let Some(free) = locked.place(0)
+        {
+            *free = stored;
         }
     }
 }
@@ -240,13 +303,15 @@ fn attach(places: usize) {
 fn lock() -> Locked {
     let mut table = SHARED.0.load(Ordering::Relaxed);
     if table.is_null() {
-        attach(PLACES);
+        attach();
         table = SHARED.0.load(Ordering::Relaxed);
     }
-    // SAFETY: the table lives as long as the process. The lock is held for microseconds.
+    let mut tries = 0;
+    // SAFETY: the table lives as long as the process. The lock is held for microseconds, unless its holder is not running.
     unsafe {
         while (*table).locked.compare_exchange_weak(false, true, Ordering::Acquire, Ordering::Relaxed).is_err() {
-            hint::spin_loop();
+            tries += 1;
+            if tries % 1000 == 0 { thread::sleep(Duration::from_millis(1)) } else { hint::spin_loop() }
         }
     }
     Locked { table }
@@ -257,14 +322,22 @@ pub fn of(database: u32) -> Option<Place> {
     lock().place(database).copied()
 }
 
-/// Changes what is known of `database`, which gets a place if it has none and one is free.
+/// Changes what is known of `database`, which gets a place if it has none: a free one, or that of a database in which
+/// nothing of ours runs. `None` when there is no such place.
 pub fn change<R>(database: u32, how: impl FnOnce(&mut Place) -> R) -> Option<R> {
     let mut locked = lock();
     if locked.place(database).is_none() {
-        let free = locked.place(0)?;
-        *free = Place { database, ..Place::FREE };
+        let rank = |place: &&mut Place| (place.database != 0, place.last_start);
+        let idle =
+            locked.places().iter_mut().filter(|place| place.launcher == 0 && place.worker == 0).min_by_key(rank)?;
+        *idle = Place { database, ..Place::FREE };
     }
     locked.place(database).map(how)
+}
+
+/// Changes what is known of `database`, if anything is.
+pub fn amend<R>(database: u32, how: impl FnOnce(&mut Place) -> R) -> Option<R> {
+    lock().place(database).map(how)
 }
 
 /// Forgets every database that is not among these.
@@ -276,11 +349,10 @@ pub fn retain(databases: &[u32]) {
     }
 }
 
-/// Forgets `database`.
-pub fn forget(database: u32) {
-    if let Some(place) = lock().place(database) {
-        *place = Place::FREE;
-    }
+/// When the table was made.
+pub fn made_at() -> i64 {
+    // Nobody has had the time to say so.
+    Some(lock().data().made_at).filter(|time| *time != 0).unwrap_or_else(pg::now)
 }
 
 /// The launcher that sweeps every database, and when it does so next.
@@ -297,10 +369,13 @@ pub fn set_launcher(pid: i32, next_start: i64) {
 
 /// Keeps what is known for after a restart. What cannot be written is lost with the memory.
 pub fn save() {
-    let places: Vec<Place> = lock().places().iter().filter(|place| place.database != 0).copied().collect();
+    let mut places = Vec::with_capacity(PLACES_PRELOADED);
+    places.extend(lock().places().iter().filter(|place| place.database != 0));
     let text = Value::from_iter(places.into_iter().map(Place::to_json)).to_string();
     let draft = format!("{FILE}.{}", std::process::id());
-    let _ = std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, FILE));
+    if std::fs::write(&draft, text).and_then(|()| std::fs::rename(&draft, FILE)).is_err() {
+        let _ = std::fs::remove_file(&draft);
+    }
 }
 
 fn read_file() -> Vec<Place> {

@@ -50,8 +50,7 @@ pub fn start(database: u32) -> Option<DynamicBackgroundWorker> {
         .enable_spi_access()
         .set_start_time(BgWorkerStartTime::RecoveryFinished)
         .set_restart_time(None)
-        // SAFETY: reads this process's own pid.
-        .set_notify_pid(unsafe { pg_sys::MyProcPid })
+        .set_notify_pid(pg::pid())
         .load_dynamic()
         .ok()
 }
@@ -69,13 +68,16 @@ pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
     }
     let name = in_transaction(|| Ok(pg::database_name()));
+    let database = pg::database_oid();
     match catch(turn) {
-        Ok(End::Absent) => {}
-        Ok(End::Paused) => status::save(),
+        Ok(End::Absent) => _ = status::amend(database, Place::miss),
+        Ok(End::Locked) => _ = status::change(database, |place| place.put_off(pg::now())),
+        Ok(End::Paused) => {
+            status::change(database, Place::pause);
+            status::save();
+        }
         Ok(End::Finished) => finish(&name),
-        // Whoever holds the lock knows; when it lasts, the status says so.
-        Ok(End::Locked) => _ = fail("another session holds a lock on temptoken.temp_tokens"),
-        Err(error) => warn(&name, &error),
+        Err(error) => fail(&name, &error),
     }
 }
 
@@ -96,30 +98,27 @@ enum End {
 fn finish(database: &str) {
     let now = pg::now();
     let place = status::change(pg::database_oid(), |place| {
+        let before = *place;
         place.finish(now);
-        *place
+        before
     });
-    if let Some(place) = place.filter(|place| place.removed > 0) {
+    let Some(place) = place else { return };
+    if place.removed > 0 {
         let milliseconds = (now - place.last_start) / 1000;
         pgrx::log!("temptoken: swept database \"{database}\": {} rows in {milliseconds} ms", place.removed);
+    }
+    if place.removed > 0 || place.failing {
         status::save();
     }
-}
-
-/// Notes that the sweep has failed; whether it had not failed in the same way the time before.
-fn fail(message: &str) -> bool {
-    let is_new = status::change(pg::database_oid(), |place| place.fail(pg::now(), message)).unwrap_or(true);
-    if is_new {
-        status::save();
-    }
-    is_new
 }
 
 /// Notes that the sweep has failed, and logs that unless it had failed in the same way the time before.
-fn warn(database: &str, error: &ErrorReportWithLevel) {
-    if !fail(error.message()) {
+fn fail(database: &str, error: &ErrorReportWithLevel) {
+    let is_new = status::change(pg::database_oid(), |place| place.fail(pg::now(), error.message()));
+    if is_new == Some(false) {
         return;
     }
+    status::save();
     let message = format!("temptoken: sweeping database \"{database}\" failed: {}", error.message());
     let mut report = ErrorReport::new(error.sql_error_code(), message, "sweep").set_hint(
         "It is tried again at every interval (temptoken.sweep_interval), and not logged again as long as it fails in \
@@ -166,7 +165,6 @@ fn turn() -> End {
             return End::Finished;
         }
         if started.elapsed() >= TIME_LIMIT || place.is_some_and(|place| place.stop) {
-            status::change(pg::database_oid(), Place::pause);
             return End::Paused;
         }
     }
@@ -174,8 +172,7 @@ fn turn() -> End {
 
 /// Notes that this process sweeps the database.
 fn begin() {
-    // SAFETY: reads this process's own pid.
-    let me = unsafe { pg_sys::MyProcPid };
+    let me = pg::pid();
     status::change(pg::database_oid(), |place| {
         if place.worker != me {
             place.begin(me, pg::now());

@@ -96,3 +96,19 @@ DROP TRIGGER refuse ON temptoken.temp_tokens;
 
 DELETE FROM temptoken.temp_tokens;
 DELETE FROM temptoken.scopes;
+
+-- Rows that the transaction itself holds locked, and rows in savepoints, go like all others.
+SELECT public.temptoken_register_scope('brief', ARRAY['GET /brief'], '1 hour');
+SELECT count(*) FROM public.temptoken_mint_many('brief', ARRAY['a', 'b', 'c'], '1 millisecond');
+SELECT pg_sleep(0.01);
+BEGIN;
+SELECT count(*) FROM (SELECT FROM temptoken.temp_tokens WHERE scope = 'brief' FOR UPDATE) AS locked;
+SAVEPOINT s;
+SELECT public.temptoken_delete_expired(), (SELECT count(*) FROM temptoken.temp_tokens WHERE scope = 'brief') AS before;
+SELECT count(*) AS after FROM temptoken.temp_tokens WHERE scope = 'brief';
+ROLLBACK TO s;
+SELECT count(*) AS back FROM temptoken.temp_tokens WHERE scope = 'brief';
+SELECT public.temptoken_delete_expired();
+COMMIT;
+SELECT count(*) AS gone FROM temptoken.temp_tokens WHERE scope = 'brief';
+SELECT public.temptoken_unregister_scope('brief');
