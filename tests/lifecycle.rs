@@ -5,7 +5,9 @@ mod common;
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::path::PathBuf;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -324,36 +326,24 @@ fn between_sweeps_there_is_no_worker_and_the_launcher_holds_nothing() {
     }
 }
 
-/// The library that lets a test set the clock of one server, and no other's.
-fn faketime() -> Option<PathBuf> {
-    let multiarch = fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
-    let dirs = multiarch.chain([PathBuf::from("/usr/lib"), PathBuf::from("/usr/lib64")]);
-    dirs.map(|dir| dir.join("faketime/libfaketime.so.1")).find(|path| path.exists())
-}
-
 #[test]
 fn when_the_clock_is_set_back_or_forward_the_expiry_of_a_token_decides() {
-    let Some(library) = faketime() else {
-        return common::skipped("a clock that is set is not tested: please install libfaketime");
-    };
+    const HOUR: i64 = 3600;
     let cluster = Cluster::with_extension(&[]);
     cluster.stop("fast");
-    let clock = cluster.socket().join("clock");
-    let set_clock = |offset: &str| {
-        // Whole at any moment: processes of the server read it whenever they ask for the time.
-        let new = clock.with_extension("new");
-        fs::write(&new, offset).unwrap();
-        fs::rename(&new, &clock).unwrap();
+    let (clock, library) = (cluster.socket().join("clock"), cluster.socket().join("clock.so"));
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/clock.c");
+    let compiled =
+        Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source).status().unwrap();
+    assert!(compiled.success());
+    fs::write(&clock, HOUR.to_ne_bytes()).unwrap();
+    // The same file throughout, since every process of the server has it mapped.
+    let set_clock = |offset: i64| {
+        let file = fs::OpenOptions::new().write(true).open(&clock).unwrap();
+        file.write_all_at(&offset.to_ne_bytes(), 0).unwrap();
     };
-    set_clock("+1h");
     let before = cluster.log().len();
-    cluster.start_in(&[
-        ("LD_PRELOAD", library.to_str().unwrap()),
-        ("FAKETIME_TIMESTAMP_FILE", clock.to_str().unwrap()),
-        ("FAKETIME_NO_CACHE", "1"),
-        ("FAKETIME_DONT_FAKE_MONOTONIC", "1"),
-        ("NO_FAKE_STAT", "1"),
-    ]);
+    cluster.start_in(&[("LD_PRELOAD", library.to_str().unwrap()), ("TEMPTOKEN_CLOCK", clock.to_str().unwrap())]);
     let mut client = cluster.connect("postgres");
     let hours_ahead = |client: &mut Client| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
@@ -372,7 +362,7 @@ fn when_the_clock_is_set_back_or_forward_the_expiry_of_a_token_decides() {
     wait_until("it has expired", || status(&mut client, &token) == "token_expired");
     let launcher = wait_for("the launcher runs", || value(&mut client, LAUNCHER));
 
-    set_clock("+0");
+    set_clock(0);
     assert_eq!(hours_ahead(&mut client), "0");
     assert_eq!(status(&mut client, &token), "ok");
     holder.batch_execute("ROLLBACK").unwrap();
@@ -382,7 +372,7 @@ fn when_the_clock_is_set_back_or_forward_the_expiry_of_a_token_decides() {
     }
     assert_eq!(status(&mut client, &token), "ok");
 
-    set_clock("+1d");
+    set_clock(24 * HOUR);
     assert_eq!(hours_ahead(&mut client), "24");
     let answer = status(&mut client, &token);
     assert!(matches!(&*answer, "token_expired" | "token_not_found"), "{answer}");
