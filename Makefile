@@ -40,6 +40,13 @@ test: lint install ## Run every check and test
 soak: install ## Run each test of the soak for TEMPTOKEN_SOAK seconds (600 unless told)
 	TEMPTOKEN_SOAK=$${TEMPTOKEN_SOAK:-600} cargo test $(FEATURES) --test soak -- --nocapture --test-threads=1
 
+TOKENS ?= 1000000
+
+.PHONY: bench
+bench: install ## Measure ratios to what else would do the job, side by side (TOKENS=1000000)
+	@scripts/setup --bench
+	cargo bench --bench ratios $(FEATURES) -- $(TOKENS)
+
 .PHONY: lint
 lint: setup ## Check format, clippy, and the install script with pgspot
 	@scripts/setup --lint
