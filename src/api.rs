@@ -212,8 +212,8 @@ fn validate_as_value(call: &Call<'_>, uses: Uses) -> Answer {
 fn token_columns(row: &tokens::TokenRow<'_>) -> [Option<Datum>; 5] {
     [
         Some(pg::uuid(row.id.as_bytes())),
-        Some(pg::varlena(row.scope)),
-        Some(pg::varlena(row.resource_id)),
+        Some(row.scope.value),
+        Some(row.resource_id.value),
         Some(pg::timestamptz(row.expires_at)),
         row.metadata,
     ]
@@ -385,8 +385,8 @@ fn authenticate(call: &Call<'_>) -> Answer {
 fn bind(row: &tokens::TokenRow<'_>) {
     identity::bind(Identity {
         id: row.id,
-        scope: row.scope.into(),
-        resource_id: row.resource_id.into(),
+        scope: row.scope.bytes.into(),
+        resource_id: row.resource_id.bytes.into(),
         metadata: row.metadata.map(pg::to_raw),
     });
 }

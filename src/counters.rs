@@ -14,8 +14,10 @@ use pgrx::{pg_guard, pg_sys};
 use crate::errors::Refusal;
 use crate::pg;
 
-/// The most scopes, over all databases, that are counted.
+/// Places for scopes, of all databases. Nearly as many are counted.
 const PLACES: usize = 1024;
+/// How far from where a scope should be its place is looked for.
+const REACH: usize = 32;
 
 /// The outcomes that are counted of tokens whose scope is known, by name. In this order they are stored.
 const OUTCOMES: [&str; 6] =
@@ -93,7 +95,7 @@ fn place(scope: Option<&[u8]>, take: bool) -> Option<&'static Place> {
     (pg::database_oid(), scope).hash(&mut hasher);
     let key = hasher.finish().max(1);
     let first = key as usize % PLACES;
-    for place in places[first..].iter().chain(&places[..first]) {
+    for place in places[first..].iter().chain(&places[..first]).take(REACH) {
         match place.key.load(Ordering::Relaxed) {
             known if known == key => return Some(place),
             0 if !take => return None,

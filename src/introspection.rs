@@ -8,9 +8,9 @@ use crate::store::tokens::TokenRow;
 pub fn response(active: Option<&TokenRow<'_>>) -> Vec<u8> {
     let Some(row) = active else { return br#"{"active": false}"#.into() };
     let mut json = br#"{"active": true, "scope": "#.to_vec();
-    json.extend(quote(row.scope));
+    json.extend(quote(row.scope.bytes));
     json.extend_from_slice(br#", "sub": "#);
-    json.extend(quote(row.resource_id));
+    json.extend(quote(row.resource_id.bytes));
     json.extend_from_slice(format!(r#", "jti": "{}""#, row.id).as_bytes());
     // NumericDate (RFC 7519, section 2): seconds since 1970. Cut, so that neither lies in the future of what is meant.
     let seconds = |micros: i64| micros.div_euclid(1_000_000);

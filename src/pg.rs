@@ -12,6 +12,7 @@ use std::marker::PhantomData;
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::scope::{Span, TextArray};
@@ -193,7 +194,21 @@ impl<'call> Trigger<'call> {
 /// to be decompressed, as the current memory context.
 unsafe fn varlena_bytes<'a>(datum: Datum) -> &'a [u8] {
     // SAFETY: by the caller's promise.
-    unsafe { pgrx::varlena::varlena_to_byte_slice(pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr())) }
+    unsafe { pgrx::varlena::varlena_to_byte_slice(detoasted(datum)) }
+}
+
+/// A varlena with its bytes in it. Nearly all have them, and need no call for it.
+///
+/// # Safety
+/// `datum` is a non-null varlena.
+unsafe fn detoasted(datum: Datum) -> *mut pg_sys::varlena {
+    let value = datum.cast_mut_ptr();
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let is_plain = pgrx::varlena::varatt_is_4b_u(value)
+            || (pgrx::varlena::varatt_is_1b(value) && !pgrx::varlena::varatt_is_1b_e(value));
+        if is_plain { value } else { pg_sys::pg_detoast_datum_packed(value) }
+    }
 }
 
 /// # Safety
@@ -330,8 +345,12 @@ pub fn clip(text: &[u8]) -> &[u8] {
 
 /// The clock at this moment, in Unix microseconds.
 pub fn now() -> i64 {
+    // Declared here, and not taken from pgrx, since it raises no error that would have to be guarded against.
+    unsafe extern "C-unwind" {
+        fn GetCurrentTimestamp() -> pg_sys::TimestampTz;
+    }
     // SAFETY: reads the clock.
-    unsafe { pg_sys::GetCurrentTimestamp() }.saturating_add(PG_EPOCH)
+    unsafe { GetCurrentTimestamp() }.saturating_add(PG_EPOCH)
 }
 
 /// `text`, which is UTF-8, in the database's encoding: ASCII of it, where that is another.
@@ -464,20 +483,46 @@ fn split(columns: &[Option<Datum>]) -> ([Datum; COLUMNS_MAX], [bool; COLUMNS_MAX
 pub struct Tuple<'a> {
     tuple: pg_sys::HeapTuple,
     description: pg_sys::TupleDesc,
+    columns: Columns,
     memory: PhantomData<&'a ()>,
+}
+
+/// The columns of a row, taken apart: values, and which of them are NULL.
+#[derive(Clone, Copy)]
+struct Columns {
+    values: *mut Datum,
+    nulls: *mut bool,
+    count: usize,
+}
+
+/// A text or bytea, and the value that it is.
+#[derive(Clone, Copy)]
+pub struct Bytes<'a> {
+    pub bytes: &'a [u8],
+    pub value: Datum,
 }
 
 impl<'a> Tuple<'a> {
     /// Column `number`, from 1, whatever its type. `None` for NULL.
     pub fn datum(&self, number: usize) -> Option<Datum> {
-        // SAFETY: tuple and description are those of one open relation; a number past its last column reads as NULL.
-        unsafe { pgrx::htup::heap_getattr_raw(self.tuple, number.try_into().ok()?, self.description) }
+        let at = number - 1;
+        // SAFETY: there are as many values and flags as columns; a number past the last column reads as NULL.
+        unsafe { (at < self.columns.count && !*self.columns.nulls.add(at)).then(|| *self.columns.values.add(at)) }
     }
 
     /// A text or bytea column.
     pub fn bytes(&self, number: usize) -> Option<&'a [u8]> {
         // SAFETY: our tables declare this column as text or bytea; the tuple outlives 'a.
         self.datum(number).map(|datum| unsafe { varlena_bytes(datum) })
+    }
+
+    /// A text or bytea column, with the value to hand on.
+    pub fn value(&self, number: usize) -> Option<Bytes<'a>> {
+        self.datum(number).map(|datum| {
+            // SAFETY: as in `bytes`.
+            let value = unsafe { detoasted(datum) };
+            Bytes { bytes: unsafe { pgrx::varlena::varlena_to_byte_slice(value) }, value: value.into() }
+        })
     }
 
     /// A text[] column.
@@ -511,7 +556,7 @@ impl<'a> Tuple<'a> {
     /// A jsonb column, whole, in the current memory context.
     pub fn jsonb(&self, number: usize) -> Option<Datum> {
         // SAFETY: our tables declare this column as jsonb; a value stored elsewhere is fetched while its row is visible.
-        self.datum(number).map(|datum| unsafe { pg_sys::pg_detoast_datum_packed(datum.cast_mut_ptr()).into() })
+        self.datum(number).map(|datum| unsafe { detoasted(datum).into() })
     }
 
     /// The whole row as a value of the table's row type.
@@ -553,29 +598,139 @@ pub fn find<'call, R>(
     found: impl FnOnce(&Tuple<'call>) -> R,
 ) -> Result<Option<R>, TableGone> {
     // SAFETY: relation, snapshot and scan are opened and closed in order; after an error PostgreSQL's resource owner
-    // closes them. The tuple is copied before its buffer is let go. The key's value outlives the scan.
+    // closes them. The tuple is copied before its buffer is let go. The key's value outlives the scan. What is guarded are
+    // calls of PostgreSQL's functions and nothing else.
     unsafe {
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let table = open(relation, lock)?;
-        let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
-        let mut scan_key = pg_sys::ScanKeyData::default();
-        pg_sys::ScanKeyInit(
-            &mut scan_key,
-            1,
-            pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber,
-            key.equals.into(),
-            key.value,
-        );
-        let scan = pg_sys::systable_beginscan(table, primary_key(table), true, snapshot, 1, &mut scan_key);
-        let tuple = pg_sys::systable_getnext(scan);
-        let result = (!tuple.is_null()).then(|| {
-            let copy = pg_sys::heap_copytuple(tuple);
-            found(&Tuple { tuple: copy, description: (*table).rd_att, memory: PhantomData })
+        let Some(lookup) = pg_guard_ffi_boundary(|| raw::Lookup::begin(relation, key)) else { return Err(TableGone) };
+        let result = lookup.row.map(|(tuple, columns)| {
+            found(&Tuple { tuple, description: lookup.description(), columns, memory: PhantomData })
         });
-        pg_sys::systable_endscan(scan);
-        pg_sys::UnregisterSnapshot(snapshot);
-        pg_sys::relation_close(table, lock);
+        pg_guard_ffi_boundary(|| lookup.end());
         Ok(result)
+    }
+}
+
+/// The lookup itself, by functions that are declared here and not taken from pgrx: its guard around every single call
+/// costs as much as some of them do.
+mod raw {
+    use super::{Columns, Datum, Key, Oid, pg_sys};
+
+    unsafe extern "C-unwind" {
+        fn try_relation_open(relation: Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
+        fn relation_close(relation: pg_sys::Relation, lock: pg_sys::LOCKMODE);
+        #[cfg(not(feature = "pg18"))]
+        fn RelationGetPrimaryKeyIndex(relation: pg_sys::Relation) -> Oid;
+        #[cfg(feature = "pg18")]
+        fn RelationGetPrimaryKeyIndex(relation: pg_sys::Relation, deferrable_ok: bool) -> Oid;
+        fn GetLatestSnapshot() -> pg_sys::Snapshot;
+        fn RegisterSnapshot(snapshot: pg_sys::Snapshot) -> pg_sys::Snapshot;
+        fn UnregisterSnapshot(snapshot: pg_sys::Snapshot);
+        fn ScanKeyInit(
+            entry: pg_sys::ScanKey,
+            attribute: pg_sys::AttrNumber,
+            strategy: pg_sys::StrategyNumber,
+            procedure: pg_sys::RegProcedure,
+            argument: Datum,
+        );
+        fn systable_beginscan(
+            table: pg_sys::Relation,
+            index: Oid,
+            use_index: bool,
+            snapshot: pg_sys::Snapshot,
+            keys: std::ffi::c_int,
+            key: pg_sys::ScanKey,
+        ) -> pg_sys::SysScanDesc;
+        fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
+        fn systable_endscan(scan: pg_sys::SysScanDesc);
+        fn heap_copytuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple;
+        fn heap_deform_tuple(
+            tuple: pg_sys::HeapTuple,
+            description: pg_sys::TupleDesc,
+            values: *mut Datum,
+            nulls: *mut bool,
+        );
+        fn palloc(size: usize) -> *mut std::ffi::c_void;
+    }
+
+    const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+
+    /// A lookup that has been made and not ended.
+    #[derive(Clone, Copy)]
+    pub struct Lookup {
+        table: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        scan: pg_sys::SysScanDesc,
+        /// A copy of the row that was found.
+        pub row: Option<(pg_sys::HeapTuple, Columns)>,
+    }
+
+    impl Lookup {
+        /// # Safety
+        /// Within a transaction and a guard.
+        pub unsafe fn begin(relation: Oid, key: &Key) -> Option<Self> {
+            // SAFETY: as of `find`.
+            unsafe {
+                let table = try_relation_open(relation, LOCK);
+                if table.is_null() {
+                    return None;
+                }
+                #[cfg(feature = "pg18")]
+                let index = RelationGetPrimaryKeyIndex(table, false);
+                #[cfg(not(feature = "pg18"))]
+                let index = RelationGetPrimaryKeyIndex(table);
+                let snapshot = RegisterSnapshot(GetLatestSnapshot());
+                let mut entry = pg_sys::ScanKeyData::default();
+                let strategy = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
+                ScanKeyInit(&mut entry, 1, strategy, key.equals.into(), key.value);
+                let scan = systable_beginscan(table, index, true, snapshot, 1, &mut entry);
+                let tuple = systable_getnext(scan);
+                let row = (!tuple.is_null()).then(|| {
+                    let (copy, columns) = (heap_copytuple(tuple), room((*table).rd_att));
+                    take_apart(copy, (*table).rd_att, &columns);
+                    (copy, columns)
+                });
+                Some(Self { table, snapshot, scan, row })
+            }
+        }
+
+        /// The description of the table's rows.
+        pub fn description(&self) -> pg_sys::TupleDesc {
+            // SAFETY: the table is open.
+            unsafe { (*self.table).rd_att }
+        }
+
+        /// # Safety
+        /// Within the same transaction and a guard, once.
+        pub unsafe fn end(self) {
+            // SAFETY: what `begin` has opened.
+            unsafe {
+                systable_endscan(self.scan);
+                UnregisterSnapshot(self.snapshot);
+                relation_close(self.table, LOCK);
+            }
+        }
+    }
+
+    /// Takes a tuple of this description apart, into the room that there is for it.
+    ///
+    /// # Safety
+    /// Where an error of PostgreSQL's may leave by longjmp.
+    pub unsafe fn take_apart(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc, columns: &Columns) {
+        // SAFETY: by the caller's promise.
+        unsafe { heap_deform_tuple(tuple, description, columns.values, columns.nulls) }
+    }
+
+    /// Room for the columns of tuples of this description, palloc'd.
+    ///
+    /// # Safety
+    /// As of [`take_apart`].
+    pub unsafe fn room(description: pg_sys::TupleDesc) -> Columns {
+        // SAFETY: an allocation is aligned for any type.
+        unsafe {
+            let count = (*description).natts as usize;
+            let values = palloc(count * (size_of::<Datum>() + 1)).cast::<Datum>();
+            Columns { values, nulls: values.add(count).cast(), count }
+        }
     }
 }
 
@@ -632,6 +787,7 @@ pub fn walk(relation: Oid, range: &UuidRange, mut visit: impl FnMut(&WalkedRow<'
             let strategy = strategy as pg_sys::StrategyNumber;
             pg_sys::ScanKeyInit(key, 1, strategy, operator.into(), Datum::from(ptr::from_ref(bound)));
         }
+        let columns = raw::room((*table).rd_att);
         let scan = pg_sys::systable_beginscan_ordered(table, index, snapshot, 2, keys.as_mut_ptr());
         loop {
             check_for_interrupts();
@@ -639,7 +795,8 @@ pub fn walk(relation: Oid, range: &UuidRange, mut visit: impl FnMut(&WalkedRow<'
             if tuple.is_null() {
                 break;
             }
-            let tuple = Tuple { tuple, description: (*table).rd_att, memory: PhantomData };
+            raw::take_apart(tuple, (*table).rd_att, &columns);
+            let tuple = Tuple { tuple, description: (*table).rd_att, columns, memory: PhantomData };
             if !visit(&WalkedRow { table, tuple }) {
                 break;
             }

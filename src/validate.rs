@@ -34,7 +34,7 @@ pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses)
     let verdict = decide(call, request, uses)?;
     if uses == Uses::Spend {
         match &verdict {
-            Verdict::Ok(row) => counters::count(Some(row.scope), None),
+            Verdict::Ok(row) => counters::count(Some(row.scope.bytes), None),
             Verdict::Refused { refusal, scope } => counters::count(*scope, Some(*refusal)),
         }
     }
@@ -51,10 +51,10 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
         let Some(row) = find(call, &token)? else { return refused(Refusal::TokenNotFound, None) };
         let spends = match judge(call, &row, request)? {
             Ok(spends) => spends && uses == Uses::Spend,
-            Err(refusal) => return refused(refusal, Some(row.scope)),
+            Err(refusal) => return refused(refusal, Some(row.scope.bytes)),
         };
         match row.uses_left {
-            Some(left) if left < 1 => return refused(Refusal::TokenUsedUp, Some(row.scope)),
+            Some(left) if left < 1 => return refused(Refusal::TokenUsedUp, Some(row.scope.bytes)),
             Some(_) if spends => {}
             _ => return Ok(Verdict::Ok(row)),
         }
@@ -62,13 +62,13 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
             // That may have waited for another transaction, while the token expired or its scope changed.
             return match judge(call, &row, request)? {
                 Ok(_) => Ok(Verdict::Ok(row)),
-                Err(refusal) => refused(refusal, Some(row.scope)),
+                Err(refusal) => refused(refusal, Some(row.scope.bytes)),
             };
         }
         // Another transaction has taken the use that was there: look again what is left. If that is as much as before,
         // something keeps the row from being updated.
         if missed == row.uses_left {
-            return refused(Refusal::TokenUsedUp, Some(row.scope));
+            return refused(Refusal::TokenUsedUp, Some(row.scope.bytes));
         }
         missed = row.uses_left;
     }
@@ -84,10 +84,11 @@ fn judge<'call>(
         return Ok(Err(Refusal::TokenExpired));
     }
     let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
-    let answer = scopes::with(call, row.scope, |scope| match scope.allows(row.resource_id, method, path) {
-        true => Ok(scope.spends(method)),
-        false => Err(Refusal::RouteNotAllowed),
-    })?;
+    let answer =
+        scopes::with(call, row.scope.bytes, |scope| match scope.allows(row.resource_id.bytes, method, path) {
+            true => Ok(scope.spends(method)),
+            false => Err(Refusal::RouteNotAllowed),
+        })?;
     Ok(answer.unwrap_or(Err(Refusal::ScopeUnknown)))
 }
 
@@ -102,6 +103,6 @@ pub fn find_active<'call>(call: &Call<'call>, token: &Token) -> Result<Option<to
     let Some(row) = find(call, token)? else { return Ok(None) };
     let has_uses = row.uses_left.is_none_or(|left| left > 0);
     let is_active =
-        has_uses && !has_expired(row.expires_at, pg::now()) && scopes::with(call, row.scope, |_| ())?.is_some();
+        has_uses && !has_expired(row.expires_at, pg::now()) && scopes::with(call, row.scope.bytes, |_| ())?.is_some();
     Ok(is_active.then_some(row))
 }

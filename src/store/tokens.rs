@@ -4,7 +4,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::TEMP_TOKENS;
 use crate::errors::Error;
-use crate::pg::{self, Call, Key, Statement, Tuple, UuidRange};
+use crate::pg::{self, Bytes, Call, Key, Statement, Tuple, UuidRange};
 use crate::token::{Digest, TokenId};
 
 /// The types of the columns, in order (sql/tables.sql).
@@ -24,8 +24,8 @@ pub(super) const COLUMNS: &[Oid] = &[
 pub struct TokenRow<'call> {
     pub id: TokenId,
     pub token_hash: &'call [u8],
-    pub scope: &'call [u8],
-    pub resource_id: &'call [u8],
+    pub scope: Bytes<'call>,
+    pub resource_id: Bytes<'call>,
     pub created_at: i64,
     pub expires_at: i64,
     pub uses_left: Option<i32>,
@@ -39,8 +39,8 @@ pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'c
         Some(TokenRow {
             id,
             token_hash: tuple.bytes(2)?,
-            scope: tuple.bytes(3)?,
-            resource_id: tuple.bytes(4)?,
+            scope: tuple.value(3)?,
+            resource_id: tuple.value(4)?,
             created_at: tuple.timestamptz(5)?,
             expires_at: tuple.timestamptz(6)?,
             uses_left: tuple.int4(7),
