@@ -6,7 +6,10 @@ mod common;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use common::{Cluster, LAUNCHER, REGISTER, has_tokens, mint, pg_config, sqlstate, text, value, wait_for, wait_until};
+use common::{
+    Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, pg_config, slow_down, sqlstate, text, value, wait_for,
+    wait_until,
+};
 use postgres::Client;
 
 /// A column of the status, or an expression over its columns. NULL is `None`.
@@ -78,23 +81,15 @@ fn a_worker_that_dies_is_an_error_and_the_next_goes_on() {
     let cluster = Cluster::with_extension(&[]);
     let mut client = cluster.connect("postgres");
     text(&mut client, REGISTER);
-    client
-        .batch_execute(
-            "CREATE FUNCTION wait() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN PERFORM pg_sleep(600); RETURN OLD; END $$;
-             CREATE TRIGGER wait BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION wait()",
-        )
-        .unwrap();
+    slow_down(&mut client, 600.0);
     mint(&mut client, 3, "1 millisecond");
-    let worker =
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker' AND wait_event = 'PgSleep'";
-    let pid = wait_for("the worker is busy", || value(&mut client, worker));
+    let pid = busy_worker(&mut client);
     assert!(holds(&mut client, "worker = 'running' AND last_start > coalesce(last_finish, '-infinity')"));
     text(&mut client, &format!("SELECT pg_terminate_backend({pid})"));
     wait_until("its death is known", || {
         holds(&mut client, "last_error LIKE 'the worker ended before it was through%'")
     });
-    client.batch_execute("DROP TRIGGER wait ON temptoken.temp_tokens").unwrap();
+    client.batch_execute("DROP TRIGGER slow ON temptoken.temp_tokens").unwrap();
     let worker = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker'";
     wait_until("the next goes on", || {
         value(&mut client, worker);
@@ -174,13 +169,7 @@ fn what_vanishes_between_two_turns_does_not_hold_up_the_others() {
     text(&mut client, REGISTER);
     let begin_long_sweep = |client: &mut Client| {
         text(client, REGISTER);
-        client
-            .batch_execute(
-                "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
-                 BEGIN PERFORM pg_sleep(0.1); RETURN OLD; END $$;
-                 CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()",
-            )
-            .unwrap();
+        slow_down(client, 0.1);
         mint(client, 1_000, "1 millisecond");
         wait_until("the first turn is over", || holds(client, "rows_removed > 25"));
     };
@@ -427,13 +416,7 @@ fn starting_a_worker_fails_with_a_reason_where_it_would_be_of_no_use() {
 fn however_starts_and_stops_follow_each_other_there_is_one_launcher_or_none() {
     let cluster = not_preloaded(&["postgres"], &[]);
     let mut client = cluster.connect("postgres");
-    client
-        .batch_execute(
-            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN PERFORM pg_sleep(0.5); RETURN OLD; END $$;
-             CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()",
-        )
-        .unwrap();
+    slow_down(&mut client, 0.5);
     mint(&mut client, 6, "1 millisecond");
     text(&mut client, START);
     wait_until("the worker is busy", || holds(&mut client, "worker = 'running'"));

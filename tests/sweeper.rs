@@ -4,8 +4,9 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::{Cluster, LAUNCHER, REGISTER, has_tokens, mint, sqlstate, text, value, wait_for, wait_until};
-use postgres::Client;
+use common::{
+    Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, slow_down, sqlstate, text, value, wait_for, wait_until,
+};
 
 #[test]
 fn the_worker_sweeps_at_start_and_on_its_interval_and_leaves_what_lives() {
@@ -358,24 +359,6 @@ fn no_worker_runs_under_pg_upgrade() {
     cluster.start_again();
     let mut client = cluster.connect("postgres");
     wait_until("the launcher runs", || value(&mut client, LAUNCHER).is_some());
-}
-
-/// A trigger that makes every deletion of a row take this long.
-fn slow_down(client: &mut Client, seconds: f64) {
-    client
-        .batch_execute(&format!(
-            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN PERFORM pg_sleep({seconds}); RETURN OLD; END $$;
-             CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()"
-        ))
-        .unwrap();
-}
-
-/// Waits until a worker is in the middle of a batch that such a trigger slows down; its pid.
-fn busy_worker(client: &mut Client) -> String {
-    let busy =
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker' AND wait_event = 'PgSleep'";
-    wait_for("the worker is busy", || value(client, busy))
 }
 
 #[test]

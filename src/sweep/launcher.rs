@@ -46,7 +46,8 @@ pub enum Start {
 
 /// Starts a launcher for `database` alone.
 pub fn start(database: u32) -> Start {
-    let (me, now) = (pg::pid(), pg::now());
+    // Not before the table was made, which tells it from one that has survived a crash.
+    let (me, now) = (pg::pid(), status::made_at().max(pg::now()));
     loop {
         let seen = status::of(database).map_or(0, |place| place.launcher);
         let lives = is_running(seen.abs());

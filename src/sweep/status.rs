@@ -85,7 +85,7 @@ impl Place {
 
     /// The launcher that was started at `started_at` comes, or comes back after an error or a crash.
     pub fn take_over(&mut self, pid: i32, started_at: i64, table_made_at: i64) {
-        let is_after_crash = self.started_at == 0 && started_at <= table_made_at;
+        let is_after_crash = self.started_at == 0 && started_at < table_made_at;
         if self.started_at == started_at || is_after_crash {
             (self.launcher, self.started_at) = (pid, started_at);
         }

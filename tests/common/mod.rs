@@ -389,3 +389,21 @@ pub fn mint(client: &mut Client, count: u32, ttl: &str) {
 pub fn has_tokens(client: &mut Client, count: u32) -> bool {
     text(client, "SELECT count(*) FROM temptoken.temp_tokens") == count.to_string()
 }
+
+/// A trigger that makes every deletion of a row take this long.
+pub fn slow_down(client: &mut Client, seconds: f64) {
+    client
+        .batch_execute(&format!(
+            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM pg_sleep({seconds}); RETURN OLD; END $$;
+             CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()"
+        ))
+        .unwrap();
+}
+
+/// Waits until a worker is in the middle of a batch that such a trigger slows down; its pid.
+pub fn busy_worker(client: &mut Client) -> String {
+    let busy =
+        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker' AND wait_event = 'PgSleep'";
+    wait_for("the worker is busy", || value(client, busy))
+}
