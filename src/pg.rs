@@ -401,19 +401,25 @@ pub fn user() -> Oid {
 
 /// The name of this database, in its encoding.
 pub fn database_name_of<'call>(call: &Call<'call>) -> &'call [u8] {
-    // SAFETY: within a transaction; the name is a C string, or NULL when the database was dropped a moment ago.
-    unsafe {
-        let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-        if name.is_null() { b"" } else { keep(call, CStr::from_ptr(name).to_bytes()) }
-    }
+    // SAFETY: within a transaction, which every SQL function is.
+    keep(call, unsafe { name_of_database() }.to_bytes())
 }
 
 /// The name of this database, for messages.
 pub fn database_name() -> String {
-    // SAFETY: within a transaction; the name is a C string, or NULL when the database was dropped a moment ago.
+    // SAFETY: called within a transaction.
+    unsafe { name_of_database() }.to_string_lossy().into_owned()
+}
+
+/// The name of this database, palloc'd; empty when it was dropped a moment ago.
+///
+/// # Safety
+/// Within a transaction. The name is gone with the current memory context.
+unsafe fn name_of_database<'a>() -> &'a CStr {
+    // SAFETY: the name is a C string, or NULL.
     unsafe {
         let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-        if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
+        if name.is_null() { c"" } else { CStr::from_ptr(name) }
     }
 }
 
@@ -518,10 +524,10 @@ impl<'a> Tuple<'a> {
 
     /// A text or bytea column, with the value to hand on.
     pub fn value(&self, number: usize) -> Option<Bytes<'a>> {
-        self.datum(number).map(|datum| {
-            // SAFETY: as in `bytes`.
-            let value = unsafe { detoasted(datum) };
-            Bytes { bytes: unsafe { pgrx::varlena::varlena_to_byte_slice(value) }, value: value.into() }
+        // SAFETY: as in `bytes`.
+        self.datum(number).map(|datum| unsafe {
+            let value = detoasted(datum);
+            Bytes { bytes: pgrx::varlena::varlena_to_byte_slice(value), value: value.into() }
         })
     }
 
@@ -1012,12 +1018,8 @@ pub fn belongs_to_extension(relation: Oid, name: &CStr) -> bool {
 
 /// Locks table `relation` for writing until the transaction ends.
 pub fn lock_for_writing(relation: Oid) -> Result<(), TableGone> {
-    // SAFETY: closed at once; the lock stays.
-    unsafe {
-        let table = open(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
-        pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
-        Ok(())
-    }
+    // SAFETY: within a transaction, as every call from SQL and from a worker is.
+    unsafe { lock_and_get_owner(relation).map(drop) }
 }
 
 /// Locks table `relation` for writing until the transaction ends, if that can be had without waiting.

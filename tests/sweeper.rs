@@ -280,23 +280,15 @@ fn a_long_sweep_does_not_hold_up_what_needs_the_database_for_itself() {
     client.batch_execute("CREATE EXTENSION temptoken").unwrap();
     text(&mut client, REGISTER);
     // Some twenty seconds of work.
-    client
-        .batch_execute(
-            "CREATE FUNCTION slow() RETURNS trigger LANGUAGE plpgsql AS $$
-             BEGIN PERFORM pg_sleep(0.01); RETURN OLD; END $$;
-             CREATE TRIGGER slow BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION slow()",
-        )
-        .unwrap();
+    slow_down(&mut client, 0.01);
     mint(&mut client, 2_000, "1 millisecond");
     drop(client);
-    let busy =
-        "SELECT pid FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker' AND wait_event = 'PgSleep'";
-    wait_until("the worker is busy", || value(&mut postgres, busy).is_some());
+    busy_worker(&mut postgres);
     postgres.batch_execute("ALTER DATABASE busy RENAME TO renamed").unwrap();
-    wait_until("the next worker is busy", || value(&mut postgres, busy).is_some());
+    busy_worker(&mut postgres);
     postgres.batch_execute("CREATE DATABASE copy TEMPLATE renamed").unwrap();
     postgres.batch_execute("DROP DATABASE copy").unwrap();
-    wait_until("the next worker is busy", || value(&mut postgres, busy).is_some());
+    busy_worker(&mut postgres);
     postgres.batch_execute("DROP DATABASE renamed").unwrap();
 }
 

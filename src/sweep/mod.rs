@@ -26,11 +26,11 @@ use crate::pg;
 
 const LIBRARY: &str = "temptoken";
 
-/// Asks for shared memory and registers the launcher, when the library is loaded through shared_preload_libraries. Not while pg_upgrade has the
-/// server: it counts on transaction ids standing still.
+/// Asks for shared memory and registers the launcher, when the library is loaded through shared_preload_libraries. No
+/// launcher while pg_upgrade has the server: it counts on transaction ids standing still.
 pub fn init() {
-    // SAFETY: reads flags of the postmaster's start.
     status::init();
+    // SAFETY: reads flags of the postmaster's start.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress && !pg_sys::IsBinaryUpgrade } {
         launcher::register();
     }

@@ -1,11 +1,12 @@
 //! What is known of sweeping, for every session to see.
 //!
 //! Lives here: a table in shared memory with a place for each database, and a file from which it is filled again after a
-//! restart or crash. May not come in here: what sweeps. Nothing in here fails: where there is no place for a database, it
-//! is swept all the same, and its status is not known.
+//! restart or crash. May not come in here: what sweeps. Where there is no place for a database, it is swept all the same,
+//! and its status is not known.
 //!
 //! Where the library is not preloaded, the table is made by whoever needs it first, in the reserve that PostgreSQL keeps
-//! for this, as contrib/pg_prewarm does.
+//! for this, as contrib/pg_prewarm does; the one error that comes from here is PostgreSQL's when other extensions have
+//! used that up.
 
 use std::cell::UnsafeCell;
 use std::hint;
