@@ -4,12 +4,13 @@
 //! come in here: names. A place in the table is found by a hash over database and scope, so that what is counted has a
 //! fixed size; scopes past that many are not counted.
 
-use std::hash::{DefaultHasher, Hash, Hasher};
+use std::hash::{Hash, Hasher};
 use std::ptr;
 use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_guard, pg_sys};
+use rustc_hash::FxHasher;
 
 use crate::errors::Refusal;
 use crate::pg;
@@ -23,14 +24,14 @@ const REACH: usize = 32;
 const OUTCOMES: [&str; 6] =
     ["ok", "token_not_found", "token_expired", "scope_unknown", "route_not_allowed", "token_used_up"];
 
-struct Place {
-    /// Hash of the database and the scope; 0 while nobody has the place.
-    key: AtomicU64,
-    counts: [AtomicU64; OUTCOMES.len()],
-}
+/// How often each outcome was answered.
+type Counts = [AtomicU64; OUTCOMES.len()];
 
+/// Keys apart from what is counted, so that looking for one touches little memory.
 struct Table {
-    places: [Place; PLACES],
+    /// Hash of the database and the scope; 0 while nobody has the place.
+    keys: [AtomicU64; PLACES],
+    counts: [Counts; PLACES],
 }
 
 /// The table, or NULL where the library is not preloaded.
@@ -70,16 +71,16 @@ pub fn init() {
 /// Counts an answer about a token of `scope`, `None` where that is not known: `refusal`, or none for ok.
 pub fn count(scope: Option<&[u8]>, refusal: Option<Refusal>) {
     let name = refusal.map_or("ok", Refusal::name);
-    if let (Some(place), Some(outcome)) = (place(scope, true), OUTCOMES.iter().position(|known| *known == name)) {
-        place.counts[outcome].fetch_add(1, Ordering::Relaxed);
+    if let (Some(counts), Some(outcome)) = (counts(scope, true), OUTCOMES.iter().position(|known| *known == name)) {
+        counts[outcome].fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// The counts of `scope`, by name of the outcome. `None` where nothing is counted.
 pub fn of(scope: Option<&[u8]>) -> Option<Vec<(&'static str, u64)>> {
     table()?;
-    let place = place(scope, false);
-    let count = |at: usize| place.map_or(0, |place| place.counts[at].load(Ordering::Relaxed));
+    let counts = counts(scope, false);
+    let count = |at: usize| counts.map_or(0, |counts| counts[at].load(Ordering::Relaxed));
     Some(OUTCOMES.iter().enumerate().map(|(at, name)| (*name, count(at))).collect())
 }
 
@@ -88,21 +89,21 @@ fn table() -> Option<&'static Table> {
     unsafe { SHARED.0.load(Ordering::Relaxed).as_ref() }
 }
 
-/// The place of `scope` in this database; with `take`, a free one if it has none yet.
-fn place(scope: Option<&[u8]>, take: bool) -> Option<&'static Place> {
-    let places = &table()?.places;
-    let mut hasher = DefaultHasher::new();
+/// The counts of `scope` in this database; with `take`, in a free place if it has none yet.
+fn counts(scope: Option<&[u8]>, take: bool) -> Option<&'static Counts> {
+    let table = table()?;
+    let mut hasher = FxHasher::default();
     (pg::database_oid(), scope).hash(&mut hasher);
-    let key = hasher.finish().max(1);
-    let first = key as usize % PLACES;
-    for place in places[first..].iter().chain(&places[..first]).take(REACH) {
-        match place.key.load(Ordering::Relaxed) {
-            known if known == key => return Some(place),
+    let hash = hasher.finish().max(1);
+    for at in (0..REACH).map(|step| (hash as usize).wrapping_add(step) % PLACES) {
+        let (key, counts) = (&table.keys[at], &table.counts[at]);
+        match key.load(Ordering::Relaxed) {
+            known if known == hash => return Some(counts),
             0 if !take => return None,
             // Another backend may take it first, for another scope or for this one.
-            0 => match place.key.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed) {
-                Err(taken) if taken != key => {}
-                _ => return Some(place),
+            0 => match key.compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed) {
+                Err(taken) if taken != hash => {}
+                _ => return Some(counts),
             },
             _ => {}
         }

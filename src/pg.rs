@@ -594,12 +594,16 @@ impl Key {
 /// whatever snapshot the transaction holds; its own changes count. `None` when there is none; else what `found` makes
 /// of a copy of it, while the table is still locked.
 ///
+/// `is_current` says, once the table is locked, which takes note of changes, whether it is still what the caller takes it
+/// for; else it counts as gone. It calls nothing of PostgreSQL's.
+///
 /// This goes the way of the catalogs' own lookups (access/index/genam.c): no planner, no search path, no privileges, no
 /// transaction id, nothing that a standby forbids. Without an index it reads the whole table. The lock is given back at
 /// once, so that a long transaction which validates does not hold up DDL.
 pub fn find<'call, R>(
     _call: &Call<'call>,
     relation: Oid,
+    is_current: impl Fn() -> bool,
     key: &Key,
     found: impl FnOnce(&Tuple<'call>) -> R,
 ) -> Result<Option<R>, TableGone> {
@@ -607,10 +611,9 @@ pub fn find<'call, R>(
     // closes them. The tuple is copied before its buffer is let go. The key's value outlives the scan. What is guarded are
     // calls of PostgreSQL's functions and nothing else.
     unsafe {
-        let Some(lookup) = pg_guard_ffi_boundary(|| raw::Lookup::begin(relation, key)) else { return Err(TableGone) };
-        let result = lookup.row.map(|(tuple, columns)| {
-            found(&Tuple { tuple, description: lookup.description(), columns, memory: PhantomData })
-        });
+        let begin = || raw::Lookup::begin(relation, &is_current, key);
+        let Some(lookup) = pg_guard_ffi_boundary(begin) else { return Err(TableGone) };
+        let result = lookup.row().map(|tuple| found(&tuple));
         pg_guard_ffi_boundary(|| lookup.end());
         Ok(result)
     }
@@ -619,10 +622,12 @@ pub fn find<'call, R>(
 /// The lookup itself, by functions that are declared here and not taken from pgrx: its guard around every single call
 /// costs as much as some of them do.
 mod raw {
-    use super::{Columns, Datum, Key, Oid, pg_sys};
+    use super::{Columns, Datum, Indexes, Key, Oid, PhantomData, Tuple, pg_sys};
 
     unsafe extern "C-unwind" {
-        fn try_relation_open(relation: Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
+        fn LockRelationOid(relation: Oid, lock: pg_sys::LOCKMODE);
+        fn UnlockRelationOid(relation: Oid, lock: pg_sys::LOCKMODE);
+        fn relation_open(relation: Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
         fn relation_close(relation: pg_sys::Relation, lock: pg_sys::LOCKMODE);
         #[cfg(not(feature = "pg18"))]
         fn RelationGetPrimaryKeyIndex(relation: pg_sys::Relation) -> Oid;
@@ -656,6 +661,28 @@ mod raw {
             nulls: *mut bool,
         );
         fn palloc(size: usize) -> *mut std::ffi::c_void;
+        fn heap_update(
+            table: pg_sys::Relation,
+            tid: pg_sys::ItemPointer,
+            new: pg_sys::HeapTuple,
+            cid: pg_sys::CommandId,
+            crosscheck: pg_sys::Snapshot,
+            wait: bool,
+            failure: *mut pg_sys::TM_FailureData,
+            mode: *mut pg_sys::LockTupleMode::Type,
+            #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))]
+            update_indexes: *mut pg_sys::TU_UpdateIndexes::Type,
+        ) -> pg_sys::TM_Result::Type;
+        fn ExecInsertIndexTuples(
+            #[cfg(not(feature = "pg13"))] target: *mut pg_sys::ResultRelInfo,
+            slot: *mut pg_sys::TupleTableSlot,
+            estate: *mut pg_sys::EState,
+            #[cfg(not(feature = "pg13"))] is_update: bool,
+            no_duplicate_error: bool,
+            conflict: *mut bool,
+            arbiters: *mut pg_sys::List,
+            #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))] only_summarizing: bool,
+        ) -> *mut pg_sys::List;
     }
 
     const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -667,19 +694,21 @@ mod raw {
         snapshot: pg_sys::Snapshot,
         scan: pg_sys::SysScanDesc,
         /// A copy of the row that was found.
-        pub row: Option<(pg_sys::HeapTuple, Columns)>,
+        row: Option<(pg_sys::HeapTuple, Columns)>,
     }
 
     impl Lookup {
         /// # Safety
         /// Within a transaction and a guard.
-        pub unsafe fn begin(relation: Oid, key: &Key) -> Option<Self> {
-            // SAFETY: as of `find`.
+        pub unsafe fn begin(relation: Oid, is_current: impl Fn() -> bool, key: &Key) -> Option<Self> {
+            // SAFETY: as of `find`. A table that is locked and was not dropped before can be opened.
             unsafe {
-                let table = try_relation_open(relation, LOCK);
-                if table.is_null() {
+                LockRelationOid(relation, LOCK);
+                if !is_current() {
+                    UnlockRelationOid(relation, LOCK);
                     return None;
                 }
+                let table = relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
                 #[cfg(feature = "pg18")]
                 let index = RelationGetPrimaryKeyIndex(table, false);
                 #[cfg(not(feature = "pg18"))]
@@ -699,10 +728,13 @@ mod raw {
             }
         }
 
-        /// The description of the table's rows.
-        pub fn description(&self) -> pg_sys::TupleDesc {
-            // SAFETY: the table is open.
-            unsafe { (*self.table).rd_att }
+        /// The row that was found.
+        pub fn row<'a>(&self) -> Option<Tuple<'a>> {
+            self.row.map(|(tuple, columns)| {
+                // SAFETY: the table is open.
+                let description = unsafe { (*self.table).rd_att };
+                Tuple { tuple, description, columns, memory: PhantomData }
+            })
         }
 
         /// # Safety
@@ -714,6 +746,71 @@ mod raw {
                 UnregisterSnapshot(self.snapshot);
                 relation_close(self.table, LOCK);
             }
+        }
+    }
+
+    /// Puts `new` in the place of the row at `tid`, after waiting for any other transaction that is changing that; with
+    /// what came of it, which indexes the new row has to be put into.
+    ///
+    /// # Safety
+    /// As of [`take_apart`]. The row at `tid` was found by a lookup that has not ended.
+    pub unsafe fn update(
+        table: pg_sys::Relation,
+        tid: pg_sys::ItemPointer,
+        new: pg_sys::HeapTuple,
+    ) -> (pg_sys::TM_Result::Type, Option<Indexes>) {
+        let mut failure = pg_sys::TM_FailureData::default();
+        let mut mode = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let cid = super::GetCurrentCommandId(true);
+            let none = std::ptr::null_mut();
+            #[cfg(any(feature = "pg13", feature = "pg14", feature = "pg15"))]
+            {
+                let result = heap_update(table, tid, new, cid, none, true, &mut failure, &mut mode);
+                let is_heap_only = (*(*new).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0;
+                (result, (!is_heap_only).then_some(Indexes::All))
+            }
+            #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))]
+            {
+                let mut update_indexes = pg_sys::TU_UpdateIndexes::TU_None;
+                let result =
+                    heap_update(table, tid, new, cid, none, true, &mut failure, &mut mode, &mut update_indexes);
+                let indexes = match update_indexes {
+                    pg_sys::TU_UpdateIndexes::TU_None => None,
+                    pg_sys::TU_UpdateIndexes::TU_Summarizing => Some(Indexes::Summarizing),
+                    _ => Some(Indexes::All),
+                };
+                (result, indexes)
+            }
+        }
+    }
+
+    /// Puts the row in `slot` into the open indexes of `target`.
+    ///
+    /// # Safety
+    /// As of [`take_apart`].
+    pub unsafe fn insert_index_tuples(
+        target: *mut pg_sys::ResultRelInfo,
+        slot: *mut pg_sys::TupleTableSlot,
+        estate: *mut pg_sys::EState,
+        indexes: Indexes,
+    ) {
+        let (conflict, none) = (std::ptr::null_mut(), std::ptr::null_mut());
+        // SAFETY: by the caller's promise. No index is of a deferrable constraint, which would be a trigger of the table:
+        // there is nothing to check again.
+        unsafe {
+            #[cfg(any(feature = "pg13", feature = "pg14", feature = "pg15"))]
+            debug_assert!(indexes == Indexes::All);
+            #[cfg(feature = "pg13")]
+            {
+                (*estate).es_result_relation_info = target;
+                ExecInsertIndexTuples(slot, estate, false, conflict, none);
+            }
+            #[cfg(any(feature = "pg14", feature = "pg15"))]
+            ExecInsertIndexTuples(target, slot, estate, true, false, conflict, none);
+            #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))]
+            ExecInsertIndexTuples(target, slot, estate, true, false, conflict, none, indexes == Indexes::Summarizing);
         }
     }
 
@@ -856,6 +953,155 @@ impl<'a> WalkedRow<'a> {
     }
 }
 
+/// A change of one column of a row.
+pub struct Change<'a> {
+    /// Its number, from 1.
+    pub column: usize,
+    /// CHECK constraints that are known to be about other columns.
+    pub checks_of_others: &'a [&'a CStr],
+    /// The new value for a row as it is; `None` leaves that as it is.
+    pub value: &'a dyn Fn(&Tuple<'_>) -> Option<Datum>,
+}
+
+/// Changes the row of table `relation` whose first column, its primary key, is `key`, as it is committed now or changed by
+/// this transaction, after waiting for any other that is changing it. Whether it did: there may be no such row, or nothing
+/// to change in it. The commit of this transaction waits for the WAL of that, whatever synchronous_commit says.
+///
+/// `None`, and nothing done, where updating a row is more than that, and a statement's work: a trigger, rule, constraint or
+/// storage of another kind has a part in it. `is_current` is that of [`find`].
+///
+/// An error leaves by longjmp through the caller's frames: no caller may own a destructor across this call.
+pub fn update(
+    relation: Oid,
+    is_current: impl Fn() -> bool,
+    key: &Key,
+    change: &Change<'_>,
+) -> Result<Option<bool>, TableGone> {
+    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+    // SAFETY: the table is open to the end, and locked to the end of the transaction, so that it stays as it is found here.
+    unsafe {
+        let table = open(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
+        if !is_current() {
+            pg_sys::relation_close(table, no_lock);
+            return Err(TableGone);
+        }
+        let changed = updates_plainly(table, change).then(|| {
+            pg_sys::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_UPDATE);
+            as_user((*(*table).rd_rel).relowner, || update_row(table, relation, key, change))
+        });
+        pg_sys::relation_close(table, no_lock);
+        if changed == Some(true) {
+            pg_sys::ForceSyncCommit();
+        }
+        Ok(changed)
+    }
+}
+
+/// Whether updating a row of `table` is nothing but that.
+///
+/// # Safety
+/// `table` is open.
+unsafe fn updates_plainly(table: pg_sys::Relation, change: &Change<'_>) -> bool {
+    // SAFETY: by the caller's promise, and as many checks as there are said to be.
+    unsafe {
+        let has_triggers = (*table).trigdesc.as_ref().is_some_and(|triggers| {
+            triggers.trig_update_before_row
+                || triggers.trig_update_after_row
+                || triggers.trig_update_instead_row
+                || triggers.trig_update_before_statement
+                || triggers.trig_update_after_statement
+        });
+        let is_of_others =
+            |check: &pg_sys::ConstrCheck| change.checks_of_others.contains(&CStr::from_ptr(check.ccname));
+        let is_constrained = (*(*table).rd_att).constr.as_ref().is_some_and(|constraints| {
+            #[cfg(feature = "pg18")]
+            let is_generated = constraints.has_generated_stored || constraints.has_generated_virtual;
+            #[cfg(not(feature = "pg18"))]
+            let is_generated = constraints.has_generated_stored;
+            is_generated || !(0..constraints.num_check as usize).all(|at| is_of_others(&*constraints.check.add(at)))
+        });
+        is_plain(table) && !has_triggers && !is_constrained
+    }
+}
+
+/// Whether `table` keeps its own rows, in the usual way, and no rule says otherwise.
+///
+/// # Safety
+/// `table` is open.
+unsafe fn is_plain(table: pg_sys::Relation) -> bool {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let class = &*(*table).rd_rel;
+        class.relkind as u8 == pg_sys::RELKIND_RELATION
+            && class.relam == pg_sys::HEAP_TABLE_AM_OID
+            && !class.relhassubclass
+            && (*table).rd_rules.is_null()
+    }
+}
+
+/// # Safety
+/// As of [`update`]; `table`, which is `relation`, is open and locked for writing.
+unsafe fn update_row(table: pg_sys::Relation, relation: Oid, key: &Key, change: &Change<'_>) -> bool {
+    // SAFETY: the row that is found stays where it is while the lookup has not ended; the new one is made of it.
+    unsafe {
+        // What the running command has changed before, this is to see.
+        end_command();
+        let (mut column, mut not_null) = (change.column as c_int, false);
+        loop {
+            let Some(lookup) = raw::Lookup::begin(relation, || true, key) else { return false };
+            let changed = lookup.row().and_then(|tuple| Some((tuple.tuple, (change.value)(&tuple)?)));
+            let Some((tuple, mut value)) = changed else {
+                lookup.end();
+                return false;
+            };
+            let description = (*table).rd_att;
+            let new = pg_sys::heap_modify_tuple_by_cols(tuple, description, 1, &mut column, &mut value, &mut not_null);
+            let (result, index) = raw::update(table, &raw mut (*tuple).t_self, new);
+            lookup.end();
+            match result {
+                pg_sys::TM_Result::TM_Ok => {
+                    if let Some(index) = index {
+                        insert_into_indexes(table, new, index);
+                    }
+                    end_command();
+                    return true;
+                }
+                // Another transaction was first, and has committed: look again.
+                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => check_for_interrupts(),
+                _ => return false,
+            }
+        }
+    }
+}
+
+/// Which indexes a row that was updated has to be put into.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Indexes {
+    All,
+    /// Those that keep summaries of blocks, such as BRIN.
+    #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))]
+    Summarizing,
+}
+
+/// # Safety
+/// As of [`update_row`]; `tuple` was stored in `table` a moment ago.
+unsafe fn insert_into_indexes(table: pg_sys::Relation, tuple: pg_sys::HeapTuple, indexes: Indexes) {
+    // SAFETY: what executor/execReplication.c does, without a range table, as catalog/indexing.c. The memory for the result
+    // relation is filled in by InitResultRelInfo.
+    unsafe {
+        let estate = pg_sys::CreateExecutorState();
+        let target = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
+        pg_sys::InitResultRelInfo(target, table, 0, ptr::null_mut(), 0);
+        pg_sys::ExecOpenIndices(target, false);
+        let slot = pg_sys::MakeSingleTupleTableSlot((*table).rd_att, &pg_sys::TTSOpsHeapTuple);
+        pg_sys::ExecStoreHeapTuple(tuple, slot, false);
+        raw::insert_index_tuples(target, slot, estate, indexes);
+        pg_sys::ExecDropSingleTupleTableSlot(slot);
+        pg_sys::ExecCloseIndices(target);
+        pg_sys::FreeExecutorState(estate);
+    }
+}
+
 /// Whether deleting a row of `relation` is nothing but that: no trigger, foreign key, rule, child table or storage of
 /// another kind has a part in it. Raises the error of a table whose publication could not tell which row went.
 pub fn deletes_plainly(relation: Oid) -> Result<bool, TableGone> {
@@ -863,21 +1109,14 @@ pub fn deletes_plainly(relation: Oid) -> Result<bool, TableGone> {
     unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let table = open(relation, lock)?;
-        let class = &*(*table).rd_rel;
-        let has_triggers = !(*table).trigdesc.is_null() && {
-            let triggers = &*(*table).trigdesc;
+        let has_triggers = (*table).trigdesc.as_ref().is_some_and(|triggers| {
             triggers.trig_delete_before_row
                 || triggers.trig_delete_after_row
                 || triggers.trig_delete_instead_row
                 || triggers.trig_delete_before_statement
                 || triggers.trig_delete_after_statement
-        };
-        let plainly = class.relkind as u8 == pg_sys::RELKIND_RELATION
-            && class.relam == pg_sys::HEAP_TABLE_AM_OID
-            && !class.relhassubclass
-            && (*table).rd_rules.is_null()
-            && !has_triggers
-            && key_to_walk(table).is_some();
+        });
+        let plainly = is_plain(table) && !has_triggers && key_to_walk(table).is_some();
         if plainly {
             pg_sys::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_DELETE);
         }
@@ -1153,28 +1392,24 @@ impl Statement {
     }
 
     /// Runs the statement on the newest committed state, as the owner of table `relation` and without its row-level
-    /// security, the way foreign keys are checked (utils/adt/ri_triggers.c): whoever may call the function needs no
-    /// right on the table.
+    /// security: whoever may call the function needs no right on the table.
     ///
     /// An error leaves by longjmp through the caller's frames: no caller may own a destructor across this call.
     pub fn run(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<Outcome, TableGone> {
         let (mut values, nulls) = split(parameters);
         let nulls = nulls.map(|null| if null { b'n' } else { b' ' } as c_char);
-        // SAFETY: as many parameters of the declared types as the plan has. The user id is put back below or, after an
-        // error, by the abort of the transaction or savepoint, as is SPI's stack.
+        // SAFETY: as many parameters of the declared types as the plan has. SPI's stack is put back, after an error, by the
+        // abort of the transaction or savepoint.
         unsafe {
             let owner = lock_and_get_owner(relation)?;
             spi_check(pg_sys::SPI_connect());
-            let (mut user, mut context) = (pg_sys::InvalidOid, 0);
-            pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-            let as_owner = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as c_int;
-            pg_sys::SetUserIdAndSecContext(owner, context | as_owner);
-            // Planned as the owner too: parsing asks for USAGE on the schema.
-            let plan = self.plan();
-            let snapshot = pg_sys::GetLatestSnapshot();
-            let none = ptr::null_mut();
-            spi_check(SPI_execute_snapshot(plan, values.as_mut_ptr(), nulls.as_ptr(), snapshot, none, false, true, 0));
-            pg_sys::SetUserIdAndSecContext(user, context);
+            as_user(owner, || {
+                // Planned as the owner too: parsing asks for USAGE on the schema.
+                let plan = self.plan();
+                let snapshot = pg_sys::GetLatestSnapshot();
+                let (values, nulls, none) = (values.as_mut_ptr(), nulls.as_ptr(), ptr::null_mut());
+                spi_check(SPI_execute_snapshot(plan, values, nulls, snapshot, none, false, true, 0));
+            });
             let outcome = Outcome { rows: pg_sys::SPI_processed, greatest: greatest_uuid() };
             spi_check(pg_sys::SPI_finish());
             Ok(outcome)
@@ -1209,6 +1444,24 @@ impl Statement {
         };
         self.plan.store(made, Ordering::Relaxed);
         made
+    }
+}
+
+/// Runs `work` as `user`, and without the row-level security of that user's tables, the way foreign keys are checked
+/// (utils/adt/ri_triggers.c).
+///
+/// # Safety
+/// Within a transaction. An error leaves by longjmp; the abort of the transaction or savepoint puts the user back then.
+unsafe fn as_user<R>(user: Oid, work: impl FnOnce() -> R) -> R {
+    let (mut caller, mut context) = (pg_sys::InvalidOid, 0);
+    let flags = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as c_int;
+    // SAFETY: by the caller's promise.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut caller, &mut context);
+        pg_sys::SetUserIdAndSecContext(user, context | flags);
+        let result = work();
+        pg_sys::SetUserIdAndSecContext(caller, context);
+        result
     }
 }
 

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::errors::Error;
-use crate::pg;
+use crate::pg::{self, TableGone};
 
 const EXTENSION: &CStr = c"temptoken";
 const SCHEMA: &CStr = c"temptoken";
@@ -44,6 +44,22 @@ impl Table {
     /// restoring with --disable-triggers does, enabled again for other than replicated rows only. Known with the oid.
     fn announces_changes(&self) -> bool {
         self.announces_changes.load(Ordering::Relaxed)
+    }
+
+    /// What `with` answers about the table, of which it is given the oid and a check to make when it has locked it. Taking
+    /// a lock takes note of what others have committed: the table may have become another one meanwhile, or have got other
+    /// columns. Then `with` says that it is gone, and is asked about the one that is there now.
+    fn locked<R>(&self, with: impl Fn(Oid, &dyn Fn() -> bool) -> Result<R, TableGone>) -> Result<R, Error> {
+        /// Nobody changes a table more often while a call waits for it.
+        const ATTEMPTS: usize = 100;
+        for _ in 0..ATTEMPTS {
+            let oid = self.oid()?;
+            let is_current = || self.oid.load(Ordering::Relaxed) == oid.to_u32();
+            if let Ok(answer) = with(oid, &is_current) {
+                return Ok(answer);
+            }
+        }
+        Err(Error::tables_missing())
     }
 
     /// The table's oid, once it is known to have the columns that it was created with: reading by position depends on

@@ -1,10 +1,10 @@
 //! The table `scopes`: read through a cache that invalidation empties, written by statements.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys::{self, Datum, Oid};
+use rustc_hash::FxHashMap;
 
 use super::{GENERATION, SCOPES};
 use crate::errors::Error;
@@ -24,7 +24,7 @@ pub(super) const COLUMNS: &[Oid] = &[
 /// Scopes that were read, valid as long as GENERATION is `generation`.
 struct Cache {
     generation: u64,
-    scopes: Option<HashMap<Box<[u8]>, Scope>>,
+    scopes: Option<FxHashMap<Box<[u8]>, Scope>>,
 }
 
 thread_local! {
@@ -38,17 +38,25 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
     if let Some(answer) = ask_cache(name, &mut ask) {
         return Ok(Some(answer));
     }
-    // The oid comes first, since looking for it takes note of changes; from here on, a change that the lookup below may
-    // have missed raises the count.
-    let relation = SCOPES.oid()?;
-    let generation = GENERATION.load(Ordering::Relaxed);
     // A row that breaks a rule (its constraint was dropped) authorizes nothing: as if it were not there.
-    let Some(Some(scope)) = pg::find(call, relation, &Key::text(name), |tuple| Scope::new(&row(tuple)).ok())? else {
-        return Ok(None);
-    };
+    let (generation, found) = find(call, name, |tuple| Scope::new(&row(tuple)).ok())?;
+    let Some(Some(scope)) = found else { return Ok(None) };
     let answer = ask(&scope);
     keep(generation, name, scope);
     Ok(Some(answer))
+}
+
+/// What `found` makes of the row of scope `name`, and the count that it may be kept under.
+fn find<'call, R>(
+    call: &Call<'call>,
+    name: &[u8],
+    found: impl Fn(&Tuple<'call>) -> R,
+) -> Result<(u64, Option<R>), Error> {
+    SCOPES.locked(|oid, is_current| {
+        // Before the lookup: a change that it may have missed raises the count.
+        let generation = GENERATION.load(Ordering::Relaxed);
+        Ok((generation, pg::find(call, oid, is_current, &Key::text(name), &found)?))
+    })
 }
 
 fn ask_cache<R>(name: &[u8], ask: &mut impl FnMut(&Scope) -> R) -> Option<R> {
@@ -85,7 +93,7 @@ fn row<'a>(tuple: &Tuple<'a>) -> ScopeRow<'a> {
 
 /// The row of scope `name`, as a value of the type `temptoken.scopes`.
 pub fn lookup(call: &Call<'_>, name: &[u8]) -> Result<Option<Datum>, Error> {
-    Ok(pg::find(call, SCOPES.oid()?, &Key::text(name), Tuple::as_composite)?)
+    Ok(find(call, name, Tuple::as_composite)?.1)
 }
 
 /// Inserts a scope from the values of its columns, in order; with `replace`, puts it in the place of one of the same

@@ -4,7 +4,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::TEMP_TOKENS;
 use crate::errors::Error;
-use crate::pg::{self, Bytes, Call, Key, Statement, Tuple, UuidRange};
+use crate::pg::{self, Bytes, Call, Change, Key, Statement, TableGone, Tuple, UuidRange};
 use crate::token::{Digest, TokenId};
 
 /// The types of the columns, in order (sql/tables.sql).
@@ -18,6 +18,8 @@ pub(super) const COLUMNS: &[Oid] = &[
     pg_sys::INT4OID,
     pg_sys::JSONBOID,
 ];
+
+const USES_LEFT: usize = 7;
 
 /// A stored token, read at one moment. Times are Unix microseconds.
 #[derive(Clone, Copy)]
@@ -34,21 +36,23 @@ pub struct TokenRow<'call> {
 
 /// The token `id` as it is committed now, or changed by this transaction.
 pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'call>>, Error> {
-    pg::accept_invalidations();
-    let row = pg::find(call, TEMP_TOKENS.oid()?, &Key::uuid(id.as_bytes()), |tuple| {
-        Some(TokenRow {
-            id,
-            token_hash: tuple.bytes(2)?,
-            scope: tuple.value(3)?,
-            resource_id: tuple.value(4)?,
-            created_at: tuple.timestamptz(5)?,
-            expires_at: tuple.timestamptz(6)?,
-            uses_left: tuple.int4(7),
-            metadata: tuple.jsonb(8),
-        })
-    })?;
-    // The columns but the last two are NOT NULL; a row where that was undone and made use of is no token.
+    let key = Key::uuid(id.as_bytes());
+    let row = TEMP_TOKENS.locked(|oid, is_current| pg::find(call, oid, is_current, &key, |tuple| row(id, tuple)))?;
     Ok(row.flatten())
+}
+
+/// The columns but the last two are NOT NULL; a row where that was undone and made use of is no token.
+fn row<'call>(id: TokenId, tuple: &Tuple<'call>) -> Option<TokenRow<'call>> {
+    Some(TokenRow {
+        id,
+        token_hash: tuple.bytes(2)?,
+        scope: tuple.value(3)?,
+        resource_id: tuple.value(4)?,
+        created_at: tuple.timestamptz(5)?,
+        expires_at: tuple.timestamptz(6)?,
+        uses_left: tuple.int4(USES_LEFT),
+        metadata: tuple.jsonb(8),
+    })
 }
 
 /// What all tokens of one mint share. `created_at` is in Unix microseconds, `expires_at_ms` in Unix milliseconds.
@@ -132,7 +136,14 @@ pub fn spend(id: TokenId) -> Result<bool, Error> {
         &[pg_sys::UUIDOID],
     );
     pg::require_writable(c"spending validation");
-    Ok(SPEND.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0)
+    let key = Key::uuid(id.as_bytes());
+    let take_one = |tuple: &Tuple<'_>| tuple.int4(USES_LEFT).filter(|left| *left > 0).map(|left| Datum::from(left - 1));
+    let change = Change { column: USES_LEFT, checks_of_others: &[c"temp_tokens_expire"], value: &take_one };
+    let plainly = TEMP_TOKENS.locked(|oid, is_current| pg::update(oid, is_current, &key, &change))?;
+    match plainly {
+        Some(changed) => Ok(changed),
+        None => Ok(SPEND.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0),
+    }
 }
 
 /// Removes the token `id`; whether it was there.
@@ -176,9 +187,11 @@ impl Sweep {
     /// Removes up to `limit` of the next tokens in id order, and skips those that others hold locked; how many went. The
     /// walk is at its end when that is fewer than `limit`.
     pub fn step(&mut self, limit: u64) -> Result<u64, Error> {
-        let relation = TEMP_TOKENS.oid()?;
-        // From here on no trigger can be added.
-        pg::lock_for_writing(relation)?;
+        // From here on no trigger can be added, and no column changed.
+        let relation = TEMP_TOKENS.locked(|oid, is_current| {
+            pg::lock_for_writing(oid)?;
+            if is_current() { Ok(oid) } else { Err(TableGone) }
+        })?;
         if pg::deletes_plainly(relation)? {
             self.delete_rows(relation, limit)
         } else {

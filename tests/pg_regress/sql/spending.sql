@@ -1,0 +1,102 @@
+-- What spending does to the row, whatever an administrator has made of the table.
+\set VERBOSITY terse
+SELECT public.temptoken_register_scope('limited', ARRAY['GET /r/{id}'], '1 hour', '{id}', max_uses => 1000);
+CREATE TEMP TABLE minted AS
+SELECT resource_id, token FROM public.temptoken_mint_many('limited', ARRAY(SELECT i::text FROM generate_series(1, 200) AS i), '1 hour');
+
+-- So often that rows move from page to page: each stays one row, and every index has it.
+SELECT count((public.temptoken_validate(token, 'GET', '/r/' || resource_id)).id) FROM generate_series(1, 20), minted;
+SELECT count(*), min(uses_left), max(uses_left) FROM temptoken.temp_tokens;
+SET enable_seqscan = off;
+SET enable_bitmapscan = off;
+SELECT count(*), min(uses_left), max(uses_left) FROM minted AS m JOIN temptoken.temp_tokens AS t
+    ON t.scope COLLATE "C" = 'limited' AND t.resource_id = m.resource_id;
+SELECT count(*) FROM (SELECT id FROM temptoken.temp_tokens ORDER BY id) AS by_key;
+RESET enable_seqscan;
+RESET enable_bitmapscan;
+
+-- In one statement and in one transaction, every use counts.
+SELECT token, resource_id FROM minted WHERE resource_id = '7' \gset
+UPDATE temptoken.temp_tokens SET uses_left = 3 WHERE resource_id = '7';
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/r/7')).status FROM generate_series(1, 4);
+UPDATE temptoken.temp_tokens SET uses_left = 2 WHERE resource_id = '7';
+WITH changed AS (UPDATE temptoken.temp_tokens SET metadata = '{}' WHERE resource_id = '7' RETURNING resource_id)
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/r/' || resource_id)).status FROM changed;
+SELECT uses_left, metadata FROM temptoken.temp_tokens WHERE resource_id = '7';
+
+-- An index, unique, partial or of an expression, which calls what only the owner may call.
+CREATE FUNCTION public.parity(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 % 2; END';
+REVOKE ALL ON FUNCTION public.parity(integer) FROM PUBLIC;
+CREATE INDEX by_uses ON temptoken.temp_tokens (uses_left);
+CREATE INDEX by_parity ON temptoken.temp_tokens (public.parity(uses_left)) WHERE uses_left > 0;
+CREATE UNIQUE INDEX by_resource ON temptoken.temp_tokens (resource_id, uses_left);
+CREATE ROLE regress_spender;
+GRANT EXECUTE ON FUNCTION public.temptoken_validate(text, text, text), public.temptoken_try_validate(text, text, text)
+    TO regress_spender;
+GRANT SELECT ON minted TO regress_spender;
+SET ROLE regress_spender;
+SELECT count((public.temptoken_validate(token, 'GET', '/r/' || resource_id)).id) FROM generate_series(1, 3), minted
+WHERE resource_id <> '7';
+RESET ROLE;
+SET enable_seqscan = off;
+SELECT count(*) FROM temptoken.temp_tokens WHERE uses_left = 977;
+SELECT count(*) FROM temptoken.temp_tokens WHERE public.parity(uses_left) = 1 AND uses_left > 0;
+SELECT count(*) FROM temptoken.temp_tokens WHERE resource_id = '8' AND uses_left = 977;
+RESET enable_seqscan;
+DROP INDEX temptoken.by_uses, temptoken.by_parity, temptoken.by_resource;
+DROP FUNCTION public.parity(integer);
+
+-- A constraint of one's own holds, whatever it is called.
+SELECT token FROM minted WHERE resource_id = '8' \gset
+ALTER TABLE temptoken.temp_tokens ADD CONSTRAINT odd CHECK (uses_left <> 976) NOT VALID;
+SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT odd;
+
+-- So does a column that is computed, a trigger, a rule, a foreign key.
+ALTER TABLE temptoken.temp_tokens ADD COLUMN twice integer GENERATED ALWAYS AS (uses_left * 2) STORED;
+SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+SELECT uses_left, twice FROM temptoken.temp_tokens WHERE resource_id = '8';
+ALTER TABLE temptoken.temp_tokens DROP COLUMN twice;
+
+CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    RAISE NOTICE '% % %: % to %', TG_WHEN, TG_OP, TG_LEVEL, OLD.uses_left, NEW.uses_left;
+    RETURN NEW;
+END $$;
+CREATE TRIGGER before_row BEFORE UPDATE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.note();
+CREATE TRIGGER after_row AFTER UPDATE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.note();
+SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+DROP TRIGGER before_row ON temptoken.temp_tokens;
+DROP TRIGGER after_row ON temptoken.temp_tokens;
+DROP FUNCTION public.note();
+
+CREATE RULE noted AS ON UPDATE TO temptoken.temp_tokens DO ALSO INSERT INTO minted VALUES ('by rule');
+SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+DROP RULE noted ON temptoken.temp_tokens;
+SELECT count(*) FROM minted WHERE resource_id = 'by rule';
+
+CREATE TABLE public.uses (token_id uuid REFERENCES temptoken.temp_tokens (id));
+INSERT INTO public.uses SELECT id FROM temptoken.temp_tokens WHERE resource_id = '8';
+SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+DROP TABLE public.uses;
+
+-- A large value beside the row stays what it is.
+UPDATE temptoken.temp_tokens SET metadata = (SELECT jsonb_agg(md5(i::text)) FROM generate_series(1, 1000) AS i)
+WHERE resource_id = '8';
+SELECT status, jsonb_array_length(metadata) FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+SELECT uses_left, jsonb_array_length(metadata), md5(metadata::text) = md5((SELECT jsonb_agg(md5(i::text)) FROM generate_series(1, 1000) AS i)::text) AS same
+FROM temptoken.temp_tokens WHERE resource_id = '8';
+
+-- A table whose publication could not tell which row it was.
+ALTER TABLE temptoken.temp_tokens REPLICA IDENTITY NOTHING;
+CREATE PUBLICATION regress_tokens FOR TABLE temptoken.temp_tokens;
+SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+DROP PUBLICATION regress_tokens;
+ALTER TABLE temptoken.temp_tokens REPLICA IDENTITY DEFAULT;
+
+SELECT public.temptoken_delete_by_scope('limited');
+SELECT public.temptoken_unregister_scope('limited');
+REVOKE ALL ON FUNCTION public.temptoken_validate(text, text, text), public.temptoken_try_validate(text, text, text)
+    FROM regress_spender;
+DROP TABLE minted;
+DROP ROLE regress_spender;
