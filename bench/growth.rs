@@ -8,7 +8,7 @@ use postgres::Client;
 use crate::Bench;
 use crate::charts::Series;
 use crate::common::text;
-use crate::in_server::{VALIDATE, connect_for_lookups, per_call};
+use crate::in_server::{BARE, VALIDATE, connect_for_lookups, per_call};
 use crate::measure::{Contestant, Goal, Measured, Pair, Reading, interleave};
 use crate::report::{Report, Table, grouped};
 use crate::servers::{CALLS, create_database_with_tokens, mint_expired, settle, wal};
@@ -54,6 +54,9 @@ pub fn grow(bench: &Bench, report: &mut Report) {
     for client in &clients {
         contestants.push(Box::new(|_| sweep(&mut client.borrow_mut())));
     }
+    for client in &clients {
+        contestants.push(Box::new(|turn| per_call(client, BARE, CALLS, turn)));
+    }
     let rounds = interleave(ROUNDS, &mut contestants);
     drop(contestants);
     let measured = |what: &str, from: usize| -> Vec<Measured> {
@@ -64,9 +67,9 @@ pub fn grow(bench: &Bench, report: &mut Report) {
             .map(|(size, rounds)| Measured::new(name(size), "µs", rounds.clone()))
             .collect()
     };
-    let (validate, mint, sweep) =
-        (measured("validate", 0), measured("mint", sizes.len()), measured("sweep", 2 * sizes.len()));
-    for all in [&validate, &mint, &sweep] {
+    let [validate, mint, sweep, bare] = [("validate", 0), ("mint", 1), ("sweep", 2), ("bare primary-key lookup", 3)]
+        .map(|(what, place)| measured(what, place * sizes.len()));
+    for all in [&validate, &bare, &mint, &sweep] {
         let goal = std::ptr::eq(all, &validate).then_some(Goal::AtMost(1.5));
         for larger in &all[1..] {
             report.add(Pair::new(GROUP, Reading::Time, goal, larger, &all[0]));
@@ -80,7 +83,12 @@ pub fn grow(bench: &Bench, report: &mut Report) {
         "growth",
         "Time a call in the server (this machine's)",
         ("tokens in the database", "microseconds"),
-        &[line("validate", &validate), line("mint", &mint), line("sweep, a row", &sweep)],
+        &[
+            line("validate", &validate),
+            line("bare primary-key lookup", &bare),
+            line("mint", &mint),
+            line("sweep, a row", &sweep),
+        ],
     );
     report.add_table(Table {
         title: "Growth (times are this machine's)".into(),

@@ -40,7 +40,7 @@ pub fn per_call(client: &RefCell<Client>, sql: &str, rows: usize, turn: usize) -
 
 pub const VALIDATE: &str = "SELECT count((temptoken_validate(c.token, 'GET', c.path)).resource_id) \
                             FROM bench.calls AS c WHERE {slice}";
-const BARE: &str = "SELECT count(t.resource_id) FROM bench.calls AS c \
+pub const BARE: &str = "SELECT count(t.resource_id) FROM bench.calls AS c \
                     JOIN temptoken.temp_tokens AS t ON t.id = c.id WHERE {slice}";
 /// The same for ids of which some may not be there.
 const BARE_OR_NONE: &str = "SELECT count(coalesce(t.resource_id, '')) FROM bench.{table} AS c \
@@ -62,6 +62,11 @@ pub fn validate(bench: &Bench, report: &mut Report) {
                 .into(),
             CALLS,
         ),
+        (
+            "primary-key lookup in an SQL function",
+            "SELECT count(bench.look_up(c.id)) FROM bench.calls AS c WHERE {slice}".into(),
+            CALLS,
+        ),
         ("PL/pgSQL function", by_hand("validate_in_plpgsql"), CALLS),
         ("SQL function", by_hand("validate_in_sql"), CALLS),
     ];
@@ -72,13 +77,14 @@ pub fn validate(bench: &Bench, report: &mut Report) {
         bench.progress.say("no pgcrypto comes with this PostgreSQL: HS256 is left out");
     }
     let measured = measure(&client, &contestants);
-    let [bare, ours, in_from, plpgsql, sql, ..] = &measured[..] else { unreachable!("five at least") };
+    let [bare, ours, in_from, looked_up, plpgsql, sql, ..] = &measured[..] else { unreachable!("six at least") };
     let mut add = |reading, goal, ours, theirs| report.add(Pair::new(GROUP, reading, goal, ours, theirs));
     add(Reading::Time, Some(Goal::AtMost(1.5)), ours, bare);
     add(Reading::Time, None, in_from, bare);
+    add(Reading::TimesAsFast, None, ours, looked_up);
     add(Reading::TimesAsFast, Some(Goal::AtLeast(2.5)), ours, plpgsql);
     add(Reading::TimesAsFast, None, ours, sql);
-    if let Some(hs256) = measured.get(5) {
+    if let Some(hs256) = measured.get(6) {
         add(Reading::TimesAsFast, None, ours, hs256);
     }
     report.add_bars("validate", "Validate in the server: time a call, less is better", bare, &measured, Some(1.5));

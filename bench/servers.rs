@@ -26,7 +26,7 @@ pub fn settings() -> Vec<String> {
         "fsync = on".into(),
         "synchronous_commit = on".into(),
         "full_page_writes = on".into(),
-        format!("shared_buffers = {}MB", (memory_mb / 4).min(1024)),
+        format!("shared_buffers = {}MB", (memory_mb / 4).min(8192)),
         // No checkpoint and no vacuum comes but when asked for: they would fall on one of a pair.
         "max_wal_size = 64GB".into(),
         "min_wal_size = 2GB".into(),

@@ -289,36 +289,52 @@ fn by_worker(bench: &Bench, rows: usize) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// The 99th percentile of validation's times, with a sweep going on and without.
+/// The 99th percentile of validation's times: with a sweep going on, with a DELETE of the same rows going on, and alone. By
+/// one client, which leaves other processes a core if there are two, and by so many that no core is ever idle.
 fn latency(bench: &Bench, report: &mut Report, rows: usize) {
     const ROUNDS: usize = 7;
-    // Enough that no core sleeps between requests: waking one up takes longer than a validation.
-    const CLIENTS: usize = 4;
     let calls = calls(bench);
-    let client = |number| postgres_client(bench, &calls, number, VALIDATE, |call| vec![&call.token, &call.path]);
-    let clients = || (0..CLIENTS).map(client).collect::<Vec<_>>();
-    let (mut quiet, mut beside) = (clients(), clients());
-    let mut sweeper = crate::servers::connect(&bench.cluster, &bench.main);
-    let rounds = interleave(
-        ROUNDS,
-        &mut [
-            Box::new(|_| {
-                mint_expired(&mut sweeper, rows);
-                let sweeping = AtomicBool::new(true);
+    for count in [1, 4] {
+        let clients = || -> Vec<_> {
+            (0..count)
+                .map(|number| postgres_client(bench, &calls, number, VALIDATE, |call| vec![&call.token, &call.path]))
+                .collect()
+        };
+        let (mut alone, beside) = (clients(), RefCell::new(clients()));
+        let remover = RefCell::new(crate::servers::connect(&bench.cluster, &bench.main));
+        let beside = |sql: &'static str| {
+            let (beside, remover) = (&beside, &remover);
+            move |_: usize| {
+                let remover: &mut Client = &mut remover.borrow_mut();
+                mint_expired(remover, rows);
+                let removing = AtomicBool::new(true);
                 let p99 = std::thread::scope(|scope| {
                     scope.spawn(|| {
-                        let _ending = Ending(&sweeping);
-                        sweeper.batch_execute("SELECT temptoken_delete_expired()").unwrap();
+                        let _ending = Ending(&removing);
+                        remover.batch_execute(sql).unwrap();
                     });
-                    drive(&mut beside, Until::Ends(&sweeping)).p99
+                    drive(&mut beside.borrow_mut(), Until::Ends(&removing)).p99
                 });
-                settle(&mut sweeper);
+                settle(remover);
                 p99
-            }),
-            Box::new(|_| drive(&mut quiet, Until::After(Duration::from_secs(1))).p99),
-        ],
-    );
-    let names = ["p99 of validate beside a sweep, 4 clients", "p99 of validate, 4 clients"];
-    let [ours, theirs] = two(names.map(str::to_owned), "µs", rounds);
-    report.add(Pair::new("Sweep", Reading::Time, Some(Goal::AtMost(1.5)), &ours, &theirs));
+            }
+        };
+        let rounds = interleave(
+            ROUNDS,
+            &mut [
+                Box::new(beside("SELECT temptoken_delete_expired()")),
+                Box::new(beside("DELETE FROM temptoken.temp_tokens WHERE expires_at <= now()")),
+                Box::new(|_| drive(&mut alone, Until::After(Duration::from_millis(500))).p99),
+            ],
+        );
+        let measured: Vec<Measured> =
+            ["p99 of validate beside a sweep", "p99 of validate beside a DELETE", "p99 of validate"]
+                .iter()
+                .zip(rounds)
+                .map(|(name, rounds)| Measured::new(format!("{name}, {}", clients_in_words(count)), "µs", rounds))
+                .collect();
+        let [sweep, delete, alone] = &measured[..] else { unreachable!("three") };
+        report.add(Pair::new("Sweep", Reading::Time, Some(Goal::AtMost(1.5)), sweep, alone));
+        report.add(Pair::new("Sweep", Reading::Time, None, delete, alone));
+    }
 }

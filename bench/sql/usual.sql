@@ -67,3 +67,8 @@ LANGUAGE sql AS $$
     FROM bench.usual AS t LEFT JOIN bench.scopes AS s ON s.name = t.scope
     WHERE t.token_hash = sha256(convert_to(p_token, 'UTF8'))
 $$;
+
+-- No rules at all: the bare lookup, but begun anew at every call, as a validation is.
+CREATE FUNCTION bench.look_up(p_id uuid) RETURNS text LANGUAGE sql VOLATILE AS $$
+    SELECT resource_id FROM temptoken.temp_tokens WHERE id = p_id
+$$;
