@@ -5,7 +5,7 @@
 use pgrx::pg_sys::Datum;
 
 use crate::errors::Error;
-use crate::pg::{self, Call, ElementType};
+use crate::pg::{self, Call};
 use crate::scope::{MintProblem, Scope, Span, TextArray};
 use crate::settings;
 use crate::store::{scopes, tokens};
@@ -59,40 +59,39 @@ pub struct Pairs<'call> {
     pub tokens: &'call [Datum],
 }
 
-/// Mints a token for each element of the text[] argument `index`, by one statement.
+/// Mints a token for each element of the text[] argument `index`, all or none.
 pub fn many<'call>(call: &Call<'call>, request: &Request<'call>, index: usize) -> Result<Pairs<'call>, Error> {
     let (mint, batch, pairs) = prepare(call, request, index)?;
-    tokens::insert_many(&mint, &batch)?;
+    tokens::insert_many(call, &mint, &batch)?;
     Ok(pairs)
 }
 
-/// Everything that `many` needs, in memory of the call: its frame must own nothing while a statement runs.
+/// Everything that `many` needs, in memory of the call: its frame must own nothing while the tokens are stored.
 fn prepare<'call>(
     call: &Call<'call>,
     request: &Request<'call>,
     index: usize,
-) -> Result<(tokens::Mint<'call>, tokens::Batch, Pairs<'call>), Error> {
+) -> Result<(tokens::Mint<'call>, tokens::Batch<'call>, Pairs<'call>), Error> {
     let array = call.text_array(index).filter(|array| array.dimensions <= 1).ok_or_else(Error::invalid_array)?;
     if array.length > TextArray::LENGTH_MAX {
         return Err(Error::too_many_resource_ids());
     }
     let mint = request.admit(call, &array.elements)?;
-    let list = || pg::datums(call, array.elements.len());
-    let (ids, token_hashes, resource_ids, texts) = (list(), list(), list(), list());
     let generated = Token::generate_many(mint.expires_at_ms, array.elements.len()).ok_or_else(Error::no_randomness)?;
-    for (at, (resource_id, token)) in array.elements.iter().zip(&generated).enumerate() {
+    let resource_ids = || array.elements.iter().map(|id| id.unwrap_or_default());
+    let new = |(token, resource_id): (&Token, &'call [u8])| {
         pg::check_for_interrupts();
-        ids[at] = pg::uuid(token.id().as_bytes());
-        token_hashes[at] = pg::varlena(token.digest().as_bytes());
-        resource_ids[at] = pg::varlena(resource_id.unwrap_or_default());
-        texts[at] = text(token);
-    }
+        tokens::New { id: token.id(), digest: token.digest(), resource_id }
+    };
     let batch = tokens::Batch {
-        ids: pg::array(ids, ElementType::Uuid),
-        token_hashes: pg::array(token_hashes, ElementType::Bytea),
+        tokens: pg::list(call, generated.iter().zip(resource_ids()).map(new)),
         resource_ids: call.datum(index).ok_or_else(Error::invalid_array)?,
     };
-    Ok((mint, batch, Pairs { resource_ids, tokens: texts }))
+    let pairs = Pairs {
+        resource_ids: pg::list(call, resource_ids().map(pg::varlena)),
+        tokens: pg::list(call, generated.iter().map(text)),
+    };
+    Ok((mint, batch, pairs))
 }
 
 fn text(token: &Token) -> Datum {

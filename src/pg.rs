@@ -1,11 +1,14 @@
 //! The seam to the server: arguments and results of SQL functions, primary-key lookups, kept statements, clock.
 //!
 //! Lives here: what any extension would need of PostgreSQL, behind functions that are safe to call, and with that most
-//! of the `unsafe` of this crate. May not come in here: tokens, scopes, names of our tables.
+//! of the `unsafe` of this crate. May not come in here: tokens, scopes, names of our tables. Storing many rows at once has
+//! a file of its own, `copy`.
 //!
 //! Two habits of this file. What is opened has no destructor: after an error PostgreSQL's resource owners and memory
 //! contexts clean up. And what outlives a function is palloc'd in the context current at the call, which the executor
 //! resets.
+
+pub mod copy;
 
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::marker::PhantomData;
@@ -290,23 +293,26 @@ pub fn uuid(bytes: &[u8; 16]) -> Datum {
     }
 }
 
-/// A list of `length` values to fill in, palloc'd: it needs no destructor.
-pub fn datums<'call>(_call: &Call<'call>, length: usize) -> &'call mut [Datum] {
-    // SAFETY: the memory is of the size asked for, zeroed, aligned to the largest type, and lives as long as the call.
+/// A list of these values, palloc'd: it needs no destructor.
+pub fn list<'call, T: Copy>(_call: &Call<'call>, values: impl ExactSizeIterator<Item = T>) -> &'call mut [T] {
+    // SAFETY: the memory is of the size asked for, aligned to the largest type, lives as long as the call, and as many
+    // values as are in the list have been written to it.
     unsafe {
-        let size = length * size_of::<Datum>();
-        let flags = pg_sys::MCXT_ALLOC_HUGE | pg_sys::MCXT_ALLOC_ZERO;
-        let start = pg_sys::palloc_extended(size, flags as c_int).cast::<Datum>();
-        std::slice::from_raw_parts_mut(start, length)
+        let length = values.len();
+        let size = length * size_of::<T>();
+        let start = pg_sys::palloc_extended(size, pg_sys::MCXT_ALLOC_HUGE as c_int).cast::<T>();
+        let written = values.take(length).enumerate().map(|(at, value)| start.add(at).write(value)).count();
+        std::slice::from_raw_parts_mut(start, written)
     }
 }
 
 /// A one-dimensional array of values that are not NULL, palloc'd.
-pub fn array(elements: &mut [Datum], of: ElementType) -> Datum {
+pub fn array(call: &Call<'_>, elements: impl ExactSizeIterator<Item = Datum>, of: ElementType) -> Datum {
     let (oid, length, align) = match of {
         ElementType::Uuid => (pg_sys::UUIDOID, 16, pg_sys::TYPALIGN_CHAR),
         ElementType::Bytea => (pg_sys::BYTEAOID, -1, pg_sys::TYPALIGN_INT),
     };
+    let elements = list(call, elements);
     // SAFETY: length, by-reference and alignment are those of the type (pg_type.dat).
     unsafe {
         let count = elements.len() as c_int;
@@ -1398,21 +1404,22 @@ impl Statement {
     pub fn run(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<Outcome, TableGone> {
         let (mut values, nulls) = split(parameters);
         let nulls = nulls.map(|null| if null { b'n' } else { b' ' } as c_char);
-        // SAFETY: as many parameters of the declared types as the plan has. SPI's stack is put back, after an error, by the
-        // abort of the transaction or savepoint.
+        // SAFETY: as many parameters of the declared types as the plan has. After an error PostgreSQL takes SPI's stack back
+        // itself.
         unsafe {
-            let owner = lock_and_get_owner(relation)?;
-            spi_check(pg_sys::SPI_connect());
-            as_user(owner, || {
+            as_owner(relation, || {
+                spi_check(pg_sys::SPI_connect());
                 // Planned as the owner too: parsing asks for USAGE on the schema.
                 let plan = self.plan();
                 let snapshot = pg_sys::GetLatestSnapshot();
-                let (values, nulls, none) = (values.as_mut_ptr(), nulls.as_ptr(), ptr::null_mut());
-                spi_check(SPI_execute_snapshot(plan, values, nulls, snapshot, none, false, true, 0));
-            });
-            let outcome = Outcome { rows: pg_sys::SPI_processed, greatest: greatest_uuid() };
-            spi_check(pg_sys::SPI_finish());
-            Ok(outcome)
+                let none = ptr::null_mut();
+                let code =
+                    SPI_execute_snapshot(plan, values.as_mut_ptr(), nulls.as_ptr(), snapshot, none, false, true, 0);
+                spi_check(code);
+                let outcome = Outcome { rows: pg_sys::SPI_processed, greatest: greatest_uuid() };
+                spi_check(pg_sys::SPI_finish());
+                outcome
+            })
         }
     }
 
@@ -1474,6 +1481,15 @@ pub fn become_owner(relation: Oid) -> Result<(), TableGone> {
         pg_sys::SetUserIdAndSecContext(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int);
     }
     Ok(())
+}
+
+/// Runs `act` as the owner of table `relation` and without its row-level security. The table stays locked for writing.
+///
+/// # Safety
+/// Within a transaction. An error of PostgreSQL's may leave `act` by longjmp: neither that nor a caller owns a destructor.
+unsafe fn as_owner<R>(relation: Oid, act: impl FnOnce() -> R) -> Result<R, TableGone> {
+    // SAFETY: by the caller's promise.
+    unsafe { lock_and_get_owner(relation).map(|owner| as_user(owner, act)) }
 }
 
 /// # Safety

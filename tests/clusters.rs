@@ -273,7 +273,13 @@ fn any_encoding_and_any_bytes() {
             expect(sql, &mut client, "route_not_allowed");
         }
         expect(format!("SELECT length(temptoken_mint('plain', {bad}, '1 hour'))"), &mut client, "99");
-        expect(format!("SELECT temptoken_delete_by_resource_id('plain', {bad})"), &mut client, "1");
+        for client_encoding in ["UTF8", "SQL_ASCII", encoding] {
+            client.batch_execute(&format!("SET client_encoding = '{client_encoding}'")).unwrap();
+            let ids = format!("ARRAY['x', {bad}]");
+            expect(format!("SELECT count(*) FROM temptoken_mint_many('plain', {ids}, '1 hour')"), &mut client, "2");
+        }
+        client.batch_execute("RESET client_encoding").unwrap();
+        expect(format!("SELECT temptoken_delete_by_resource_id('plain', {bad})"), &mut client, "4");
         expect(format!("SELECT temptoken_register_scope({bad}, ARRAY['GET /x'], '1 hour') IS NULL"), &mut client, "f");
         expect(format!("SELECT temptoken_unregister_scope({bad})"), &mut client, "t");
         for (call, state) in [
@@ -292,6 +298,25 @@ fn any_encoding_and_any_bytes() {
             assert!(outcome == "22021" || text(&mut client, "SHOW t.s") == "caught", "{encoding}: {call}: {outcome}");
         }
     }
+}
+
+/// Rows that are minted together share records of WAL.
+#[test]
+fn many_at_once_write_less_wal_than_an_insert_of_the_same_rows() {
+    let cluster = Cluster::with_extension(&["full_page_writes = off", "autovacuum = off"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client.batch_execute("CREATE TABLE same (LIKE temptoken.temp_tokens INCLUDING INDEXES)").unwrap();
+    let mut wal_of = |sql: &str| {
+        let lsn = text(&mut client, "SELECT pg_current_wal_insert_lsn()");
+        client.batch_execute(sql).unwrap();
+        let bytes = text(&mut client, &format!("SELECT pg_current_wal_insert_lsn() - '{lsn}'"));
+        bytes.parse::<f64>().unwrap()
+    };
+    let ids = "ARRAY(SELECT i::text FROM generate_series(1, 5000) AS i)";
+    let minted = wal_of(&format!("SELECT count(*) FROM temptoken_mint_many('files', {ids}, '1 hour')"));
+    let inserted = wal_of("INSERT INTO same SELECT * FROM temptoken.temp_tokens");
+    assert!(minted < 0.9 * inserted, "{minted} bytes, against {inserted}");
 }
 
 /// A locale in which the capital of i is not I changes nothing.

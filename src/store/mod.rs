@@ -62,6 +62,14 @@ impl Table {
         Err(Error::tables_missing())
     }
 
+    /// Locks the table for writing until the transaction ends.
+    fn lock_for_writing(&self) -> Result<Oid, Error> {
+        self.locked(|oid, is_current| {
+            pg::lock_for_writing(oid)?;
+            if is_current() { Ok(oid) } else { Err(TableGone) }
+        })
+    }
+
     /// The table's oid, once it is known to have the columns that it was created with: reading by position depends on
     /// them.
     fn oid(&self) -> Result<Oid, Error> {

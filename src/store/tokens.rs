@@ -1,10 +1,11 @@
-//! The table `temp_tokens`: read by primary key, written by statements.
+//! The table `temp_tokens`: read by primary key, written by statements, many rows at once as COPY does.
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::TEMP_TOKENS;
 use crate::errors::Error;
-use crate::pg::{self, Bytes, Call, Change, Key, Statement, TableGone, Tuple, UuidRange};
+use crate::pg::copy::{self, Row};
+use crate::pg::{self, Bytes, Call, Change, ElementType, Key, Statement, Tuple, UuidRange};
 use crate::token::{Digest, TokenId};
 
 /// The types of the columns, in order (sql/tables.sql).
@@ -73,10 +74,27 @@ impl Mint<'_> {
             Some(pg::varlena(self.scope)),
             Some(resource_id),
             Some(pg::timestamptz(self.created_at)),
-            Some(pg::timestamptz(self.expires_at_ms as i64 * 1000)),
+            Some(pg::timestamptz(self.expires_at())),
             self.uses_left.map(Datum::from),
             self.metadata,
         ]
+    }
+
+    /// The same for COPY, without metadata.
+    fn write(&self, row: &mut Row, token: &New<'_>) {
+        row.uuid(token.id.as_bytes());
+        row.bytes(token.digest.as_bytes());
+        row.bytes(self.scope);
+        row.bytes(token.resource_id);
+        row.timestamptz(self.created_at);
+        row.timestamptz(self.expires_at());
+        row.int4(self.uses_left);
+        row.null();
+    }
+
+    /// In Unix microseconds.
+    fn expires_at(&self) -> i64 {
+        self.expires_at_ms as i64 * 1000
     }
 }
 
@@ -93,19 +111,51 @@ pub fn insert(mint: &Mint<'_>, id: TokenId, digest: Digest, resource_id: &[u8]) 
     Ok(())
 }
 
-/// Tokens to be stored by one statement: three SQL arrays of one length.
+/// A token to be stored with others.
 #[derive(Clone, Copy)]
-pub struct Batch {
-    /// uuid[]
-    pub ids: Datum,
-    /// bytea[]
-    pub token_hashes: Datum,
-    /// text[]
+pub struct New<'a> {
+    pub id: TokenId,
+    pub digest: Digest,
+    pub resource_id: &'a [u8],
+}
+
+/// Tokens to be stored together, best in the order of their ids.
+#[derive(Clone, Copy)]
+pub struct Batch<'a> {
+    pub tokens: &'a [New<'a>],
+    /// The resource ids of all of them, in order, as a text[].
     pub resource_ids: Datum,
 }
 
 /// Stores many tokens.
-pub fn insert_many(mint: &Mint<'_>, batch: &Batch) -> Result<(), Error> {
+pub fn insert_many(call: &Call<'_>, mint: &Mint<'_>, batch: &Batch<'_>) -> Result<(), Error> {
+    // From here on no rule can be added.
+    let relation = TEMP_TOKENS.lock_for_writing()?;
+    if suits_copy(relation, mint, batch)? {
+        let mut tokens = batch.tokens.iter();
+        let mut next = |row: &mut Row| tokens.next().map(|token| mint.write(row, token)).is_some();
+        copy::insert(relation, COLUMNS.len(), &mut next)?;
+        Ok(())
+    } else {
+        insert_by_statement(call, relation, mint, batch)
+    }
+}
+
+/// Whether COPY stores these as a statement would, and not slower.
+fn suits_copy(relation: Oid, mint: &Mint<'_>, batch: &Batch<'_>) -> Result<bool, Error> {
+    // It would read the metadata anew for each row.
+    if mint.metadata.is_some() {
+        return Ok(false);
+    }
+    let mut longest = Row::new();
+    if let Some(token) = batch.tokens.iter().max_by_key(|token| token.resource_id.len()) {
+        mint.write(&mut longest, token);
+    }
+    Ok(longest.fits() && copy::suits(relation)?)
+}
+
+/// Stores many tokens where COPY would not do.
+fn insert_by_statement(call: &Call<'_>, relation: Oid, mint: &Mint<'_>, batch: &Batch<'_>) -> Result<(), Error> {
     static INSERT: Statement = Statement::new(
         c"INSERT INTO temptoken.temp_tokens
               (id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata)
@@ -123,7 +173,11 @@ pub fn insert_many(mint: &Mint<'_>, batch: &Batch) -> Result<(), Error> {
             pg_sys::JSONBOID,
         ],
     );
-    INSERT.run(TEMP_TOKENS.oid()?, &mint.columns(batch.ids, batch.token_hashes, batch.resource_ids))?;
+    let ids = batch.tokens.iter().map(|token| pg::uuid(token.id.as_bytes()));
+    let token_hashes = batch.tokens.iter().map(|token| pg::varlena(token.digest.as_bytes()));
+    let ids = pg::array(call, ids, ElementType::Uuid);
+    let token_hashes = pg::array(call, token_hashes, ElementType::Bytea);
+    INSERT.run(relation, &mint.columns(ids, token_hashes, batch.resource_ids))?;
     Ok(())
 }
 
@@ -188,10 +242,7 @@ impl Sweep {
     /// walk is at its end when that is fewer than `limit`.
     pub fn step(&mut self, limit: u64) -> Result<u64, Error> {
         // From here on no trigger can be added, and no column changed.
-        let relation = TEMP_TOKENS.locked(|oid, is_current| {
-            pg::lock_for_writing(oid)?;
-            if is_current() { Ok(oid) } else { Err(TableGone) }
-        })?;
+        let relation = TEMP_TOKENS.lock_for_writing()?;
         if pg::deletes_plainly(relation)? {
             self.delete_rows(relation, limit)
         } else {
