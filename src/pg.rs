@@ -491,10 +491,9 @@ fn split(columns: &[Option<Datum>]) -> ([Datum; COLUMNS_MAX], [bool; COLUMNS_MAX
 // Reading tables
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// A row that a lookup found.
+/// A row of a table.
 pub struct Tuple<'a> {
     tuple: pg_sys::HeapTuple,
-    description: pg_sys::TupleDesc,
     columns: Columns,
     memory: PhantomData<&'a ()>,
 }
@@ -570,12 +569,6 @@ impl<'a> Tuple<'a> {
         // SAFETY: our tables declare this column as jsonb; a value stored elsewhere is fetched while its row is visible.
         self.datum(number).map(|datum| unsafe { detoasted(datum).into() })
     }
-
-    /// The whole row as a value of the table's row type.
-    pub fn as_composite(&self) -> Datum {
-        // SAFETY: tuple and description are those of one open relation.
-        unsafe { pg_sys::heap_copy_tuple_as_datum(self.tuple, self.description) }
-    }
 }
 
 /// The value of a primary key to look for.
@@ -597,8 +590,8 @@ impl Key {
 }
 
 /// Looks up the row of table `relation` whose first column, its primary key, is `key`, in the newest committed state,
-/// whatever snapshot the transaction holds; its own changes count. `None` when there is none; else what `found` makes
-/// of a copy of it, while the table is still locked.
+/// whatever snapshot the transaction holds; its own changes count. `None` when there is none; else a copy of it, with
+/// everything that belongs to it.
 ///
 /// `is_current` says, once the table is locked, which takes note of changes, whether it is still what the caller takes it
 /// for; else it counts as gone. It calls nothing of PostgreSQL's.
@@ -606,29 +599,34 @@ impl Key {
 /// This goes the way of the catalogs' own lookups (access/index/genam.c): no planner, no search path, no privileges, no
 /// transaction id, nothing that a standby forbids. Without an index it reads the whole table. The lock is given back at
 /// once, so that a long transaction which validates does not hold up DDL.
-pub fn find<'call, R>(
+pub fn find<'call>(
     _call: &Call<'call>,
     relation: Oid,
     is_current: impl Fn() -> bool,
     key: &Key,
-    found: impl FnOnce(&Tuple<'call>) -> R,
-) -> Result<Option<R>, TableGone> {
-    // SAFETY: relation, snapshot and scan are opened and closed in order; after an error PostgreSQL's resource owner
-    // closes them. The tuple is copied before its buffer is let go. The key's value outlives the scan. What is guarded are
-    // calls of PostgreSQL's functions and nothing else.
+) -> Result<Option<Tuple<'call>>, TableGone> {
+    // SAFETY: the key's value outlives the lookup. What is guarded are calls of PostgreSQL's functions and nothing else; after
+    // an error its resource owner closes what is open.
     unsafe {
-        let begin = || raw::Lookup::begin(relation, &is_current, key);
-        let Some(lookup) = pg_guard_ffi_boundary(begin) else { return Err(TableGone) };
-        let result = lookup.row().map(|tuple| found(&tuple));
-        pg_guard_ffi_boundary(|| lookup.end());
-        Ok(result)
+        pg_guard_ffi_boundary(|| raw::find(relation, &is_current, key, |tuple, of| raw::row(raw::copy(tuple, of), of)))
     }
+}
+
+/// As [`find`]; the whole row as a value of the table's row type.
+pub fn find_composite(
+    _call: &Call<'_>,
+    relation: Oid,
+    is_current: impl Fn() -> bool,
+    key: &Key,
+) -> Result<Option<Datum>, TableGone> {
+    // SAFETY: as in `find`.
+    unsafe { pg_guard_ffi_boundary(|| raw::find(relation, &is_current, key, |tuple, of| raw::composite(tuple, of))) }
 }
 
 /// The lookup itself, by functions that are declared here and not taken from pgrx: its guard around every single call
 /// costs as much as some of them do.
 mod raw {
-    use super::{Columns, Datum, Indexes, Key, Oid, PhantomData, Tuple, pg_sys};
+    use super::{Columns, Datum, Indexes, Key, Oid, PhantomData, TableGone, Tuple, pg_sys};
 
     unsafe extern "C-unwind" {
         fn LockRelationOid(relation: Oid, lock: pg_sys::LOCKMODE);
@@ -660,6 +658,8 @@ mod raw {
         fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
         fn systable_endscan(scan: pg_sys::SysScanDesc);
         fn heap_copytuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple;
+        fn heap_copy_tuple_as_datum(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Datum;
+        fn toast_flatten_tuple(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> pg_sys::HeapTuple;
         fn heap_deform_tuple(
             tuple: pg_sys::HeapTuple,
             description: pg_sys::TupleDesc,
@@ -693,26 +693,44 @@ mod raw {
 
     const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
 
+    /// See [`super::find`].
+    ///
+    /// # Safety
+    /// Within a transaction and a guard.
+    pub unsafe fn find<R>(
+        relation: Oid,
+        is_current: impl Fn() -> bool,
+        key: &Key,
+        copy: impl Fn(pg_sys::HeapTuple, pg_sys::TupleDesc) -> R,
+    ) -> Result<Option<R>, TableGone> {
+        // SAFETY: by the caller's promise. The row is copied before its buffer is let go.
+        unsafe {
+            let lookup = Lookup::begin(relation, is_current, key)?;
+            let row = lookup.tuple().map(|tuple| copy(tuple, lookup.description()));
+            lookup.end();
+            Ok(row)
+        }
+    }
+
     /// A lookup that has been made and not ended.
     #[derive(Clone, Copy)]
     pub struct Lookup {
         table: pg_sys::Relation,
         snapshot: pg_sys::Snapshot,
         scan: pg_sys::SysScanDesc,
-        /// A copy of the row that was found.
-        row: Option<(pg_sys::HeapTuple, Columns)>,
+        tuple: pg_sys::HeapTuple,
     }
 
     impl Lookup {
         /// # Safety
-        /// Within a transaction and a guard.
-        pub unsafe fn begin(relation: Oid, is_current: impl Fn() -> bool, key: &Key) -> Option<Self> {
-            // SAFETY: as of `find`. A table that is locked and was not dropped before can be opened.
+        /// Within a transaction, where an error of PostgreSQL's may leave by longjmp.
+        pub unsafe fn begin(relation: Oid, is_current: impl Fn() -> bool, key: &Key) -> Result<Self, TableGone> {
+            // SAFETY: by the caller's promise. A table that is locked and was not dropped before can be opened.
             unsafe {
                 LockRelationOid(relation, LOCK);
                 if !is_current() {
                     UnlockRelationOid(relation, LOCK);
-                    return None;
+                    return Err(TableGone);
                 }
                 let table = relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
                 #[cfg(feature = "pg18")]
@@ -724,27 +742,23 @@ mod raw {
                 let strategy = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
                 ScanKeyInit(&mut entry, 1, strategy, key.equals.into(), key.value);
                 let scan = systable_beginscan(table, index, true, snapshot, 1, &mut entry);
-                let tuple = systable_getnext(scan);
-                let row = (!tuple.is_null()).then(|| {
-                    let (copy, columns) = (heap_copytuple(tuple), room((*table).rd_att));
-                    take_apart(copy, (*table).rd_att, &columns);
-                    (copy, columns)
-                });
-                Some(Self { table, snapshot, scan, row })
+                Ok(Self { table, snapshot, scan, tuple: systable_getnext(scan) })
             }
         }
 
-        /// The row that was found.
-        pub fn row<'a>(&self) -> Option<Tuple<'a>> {
-            self.row.map(|(tuple, columns)| {
-                // SAFETY: the table is open.
-                let description = unsafe { (*self.table).rd_att };
-                Tuple { tuple, description, columns, memory: PhantomData }
-            })
+        /// The row that was found, good until the lookup ends.
+        pub fn tuple(&self) -> Option<pg_sys::HeapTuple> {
+            (!self.tuple.is_null()).then_some(self.tuple)
+        }
+
+        /// The description of the table's rows.
+        pub fn description(&self) -> pg_sys::TupleDesc {
+            // SAFETY: the table is open.
+            unsafe { (*self.table).rd_att }
         }
 
         /// # Safety
-        /// Within the same transaction and a guard, once.
+        /// As of `begin`, within the same transaction, once.
         pub unsafe fn end(self) {
             // SAFETY: what `begin` has opened.
             unsafe {
@@ -752,6 +766,40 @@ mod raw {
                 UnregisterSnapshot(self.snapshot);
                 relation_close(self.table, LOCK);
             }
+        }
+    }
+
+    /// A copy of a tuple of this description, with the values that are stored elsewhere.
+    ///
+    /// # Safety
+    /// As of [`take_apart`], while the tuple is visible to a registered snapshot.
+    pub unsafe fn copy(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> pg_sys::HeapTuple {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let is_whole = (*(*tuple).t_data).t_infomask & pg_sys::HEAP_HASEXTERNAL as u16 == 0;
+            if is_whole { heap_copytuple(tuple) } else { toast_flatten_tuple(tuple, description) }
+        }
+    }
+
+    /// A copy of a tuple of this description, as a value of the composite type.
+    ///
+    /// # Safety
+    /// As of [`copy`].
+    pub unsafe fn composite(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Datum {
+        // SAFETY: by the caller's promise.
+        unsafe { heap_copy_tuple_as_datum(tuple, description) }
+    }
+
+    /// A tuple of this description as a row.
+    ///
+    /// # Safety
+    /// As of [`take_apart`]. The row is good as long as the tuple.
+    pub unsafe fn row<'a>(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Tuple<'a> {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            let columns = room(description);
+            take_apart(tuple, description, &columns);
+            Tuple { tuple, columns, memory: PhantomData }
         }
     }
 
@@ -905,7 +953,7 @@ pub fn walk(relation: Oid, range: &UuidRange, mut visit: impl FnMut(&WalkedRow<'
                 break;
             }
             raw::take_apart(tuple, (*table).rd_att, &columns);
-            let tuple = Tuple { tuple, description: (*table).rd_att, columns, memory: PhantomData };
+            let tuple = Tuple { tuple, columns, memory: PhantomData };
             if !visit(&WalkedRow { table, tuple }) {
                 break;
             }
@@ -1054,13 +1102,13 @@ unsafe fn update_row(table: pg_sys::Relation, relation: Oid, key: &Key, change: 
         end_command();
         let (mut column, mut not_null) = (change.column as c_int, false);
         loop {
-            let Some(lookup) = raw::Lookup::begin(relation, || true, key) else { return false };
-            let changed = lookup.row().and_then(|tuple| Some((tuple.tuple, (change.value)(&tuple)?)));
-            let Some((tuple, mut value)) = changed else {
+            let Ok(lookup) = raw::Lookup::begin(relation, || true, key) else { return false };
+            let description = lookup.description();
+            let value = |tuple| (change.value)(&raw::row(tuple, description)).map(|value| (tuple, value));
+            let Some((tuple, mut value)) = lookup.tuple().and_then(value) else {
                 lookup.end();
                 return false;
             };
-            let description = (*table).rd_att;
             let new = pg_sys::heap_modify_tuple_by_cols(tuple, description, 1, &mut column, &mut value, &mut not_null);
             let (result, index) = raw::update(table, &raw mut (*tuple).t_self, new);
             lookup.end();

@@ -38,24 +38,20 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
     if let Some(answer) = ask_cache(name, &mut ask) {
         return Ok(Some(answer));
     }
+    let (generation, row) = find(call, name)?;
     // A row that breaks a rule (its constraint was dropped) authorizes nothing: as if it were not there.
-    let (generation, found) = find(call, name, |tuple| Scope::new(&row(tuple)).ok())?;
-    let Some(Some(scope)) = found else { return Ok(None) };
+    let Some(scope) = row.and_then(|tuple| Scope::new(&scope_row(&tuple)).ok()) else { return Ok(None) };
     let answer = ask(&scope);
     keep(generation, name, scope);
     Ok(Some(answer))
 }
 
-/// What `found` makes of the row of scope `name`, and the count that it may be kept under.
-fn find<'call, R>(
-    call: &Call<'call>,
-    name: &[u8],
-    found: impl Fn(&Tuple<'call>) -> R,
-) -> Result<(u64, Option<R>), Error> {
+/// The row of scope `name`, and the count that it may be kept under.
+fn find<'call>(call: &Call<'call>, name: &[u8]) -> Result<(u64, Option<Tuple<'call>>), Error> {
     SCOPES.locked(|oid, is_current| {
         // Before the lookup: a change that it may have missed raises the count.
         let generation = GENERATION.load(Ordering::Relaxed);
-        Ok((generation, pg::find(call, oid, is_current, &Key::text(name), &found)?))
+        Ok((generation, pg::find(call, oid, is_current, &Key::text(name))?))
     })
 }
 
@@ -80,7 +76,7 @@ fn keep(generation: u64, name: &[u8], scope: Scope) {
     });
 }
 
-fn row<'a>(tuple: &Tuple<'a>) -> ScopeRow<'a> {
+fn scope_row<'a>(tuple: &Tuple<'a>) -> ScopeRow<'a> {
     ScopeRow {
         name: tuple.bytes(1),
         allowed_routes: tuple.text_array(2),
@@ -93,7 +89,7 @@ fn row<'a>(tuple: &Tuple<'a>) -> ScopeRow<'a> {
 
 /// The row of scope `name`, as a value of the type `temptoken.scopes`.
 pub fn lookup(call: &Call<'_>, name: &[u8]) -> Result<Option<Datum>, Error> {
-    Ok(find(call, name, Tuple::as_composite)?.1)
+    SCOPES.locked(|oid, is_current| pg::find_composite(call, oid, is_current, &Key::text(name)))
 }
 
 /// Inserts a scope from the values of its columns, in order; with `replace`, puts it in the place of one of the same

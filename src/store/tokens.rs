@@ -38,8 +38,8 @@ pub struct TokenRow<'call> {
 /// The token `id` as it is committed now, or changed by this transaction.
 pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'call>>, Error> {
     let key = Key::uuid(id.as_bytes());
-    let row = TEMP_TOKENS.locked(|oid, is_current| pg::find(call, oid, is_current, &key, |tuple| row(id, tuple)))?;
-    Ok(row.flatten())
+    let tuple = TEMP_TOKENS.locked(|oid, is_current| pg::find(call, oid, is_current, &key))?;
+    Ok(tuple.and_then(|tuple| row(id, &tuple)))
 }
 
 /// The columns but the last two are NOT NULL; a row where that was undone and made use of is no token.
