@@ -16,7 +16,7 @@ use crate::errors::Refusal;
 use crate::pg;
 
 /// Places for scopes, of all databases. Nearly as many are counted.
-const PLACES: usize = 1024;
+const PLACES: usize = 16_384;
 /// How far from where a scope should be its place is looked for.
 const REACH: usize = 32;
 
@@ -24,14 +24,16 @@ const REACH: usize = 32;
 const OUTCOMES: [&str; 6] =
     ["ok", "token_not_found", "token_expired", "scope_unknown", "route_not_allowed", "token_used_up"];
 
-/// How often each outcome was answered.
-type Counts = [AtomicU64; OUTCOMES.len()];
-
-/// Keys apart from what is counted, so that looking for one touches little memory.
-struct Table {
+/// As large as a line of a processor's cache, so that to count fetches one.
+#[repr(align(64))]
+struct Place {
     /// Hash of the database and the scope; 0 while nobody has the place.
-    keys: [AtomicU64; PLACES],
-    counts: [Counts; PLACES],
+    key: AtomicU64,
+    counts: [AtomicU64; OUTCOMES.len()],
+}
+
+struct Table {
+    places: [Place; PLACES],
 }
 
 /// The table, or NULL where the library is not preloaded.
@@ -71,16 +73,16 @@ pub fn init() {
 /// Counts an answer about a token of `scope`, `None` where that is not known: `refusal`, or none for ok.
 pub fn count(scope: Option<&[u8]>, refusal: Option<Refusal>) {
     let name = refusal.map_or("ok", Refusal::name);
-    if let (Some(counts), Some(outcome)) = (counts(scope, true), OUTCOMES.iter().position(|known| *known == name)) {
-        counts[outcome].fetch_add(1, Ordering::Relaxed);
+    if let (Some(place), Some(outcome)) = (place(scope, true), OUTCOMES.iter().position(|known| *known == name)) {
+        place.counts[outcome].fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// The counts of `scope`, by name of the outcome. `None` where nothing is counted.
 pub fn of(scope: Option<&[u8]>) -> Option<Vec<(&'static str, u64)>> {
     table()?;
-    let counts = counts(scope, false);
-    let count = |at: usize| counts.map_or(0, |counts| counts[at].load(Ordering::Relaxed));
+    let place = place(scope, false);
+    let count = |at: usize| place.map_or(0, |place| place.counts[at].load(Ordering::Relaxed));
     Some(OUTCOMES.iter().enumerate().map(|(at, name)| (*name, count(at))).collect())
 }
 
@@ -89,21 +91,21 @@ fn table() -> Option<&'static Table> {
     unsafe { SHARED.0.load(Ordering::Relaxed).as_ref() }
 }
 
-/// The counts of `scope` in this database; with `take`, in a free place if it has none yet.
-fn counts(scope: Option<&[u8]>, take: bool) -> Option<&'static Counts> {
+/// The place of `scope` in this database; with `take`, a free one if it has none yet.
+fn place(scope: Option<&[u8]>, take: bool) -> Option<&'static Place> {
     let table = table()?;
     let mut hasher = FxHasher::default();
     (pg::database_oid(), scope).hash(&mut hasher);
-    let hash = hasher.finish().max(1);
-    for at in (0..REACH).map(|step| (hash as usize).wrapping_add(step) % PLACES) {
-        let (key, counts) = (&table.keys[at], &table.counts[at]);
-        match key.load(Ordering::Relaxed) {
-            known if known == hash => return Some(counts),
+    let key = hasher.finish().max(1);
+    let first = key as usize % PLACES;
+    for place in table.places[first..].iter().chain(&table.places[..first]).take(REACH) {
+        match place.key.load(Ordering::Relaxed) {
+            known if known == key => return Some(place),
             0 if !take => return None,
             // Another backend may take it first, for another scope or for this one.
-            0 => match key.compare_exchange(0, hash, Ordering::Relaxed, Ordering::Relaxed) {
-                Err(taken) if taken != hash => {}
-                _ => return Some(counts),
+            0 => match place.key.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed) {
+                Err(taken) if taken != key => {}
+                _ => return Some(place),
             },
             _ => {}
         }

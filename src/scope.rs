@@ -141,39 +141,25 @@ pub enum MintProblem {
 /// A valid scope.
 #[derive(Debug)]
 pub struct Scope {
-    routes: Vec<Route>,
+    /// The name, and then the routes: of each the lengths of method and path, 16 bits each, and then these; in the path,
+    /// [`RESOURCE_ID`] is in each place of the placeholder. All in one piece of memory, since where there are many scopes,
+    /// much of a validation's time goes into fetching it.
+    text: Box<[u8]>,
+    name_length: u16,
     has_placeholder: bool,
-    max_ttl: i64,
     max_uses: Option<i32>,
+    max_ttl: i64,
     spending_methods: Option<Vec<Box<[u8]>>>,
 }
 
-/// A route's method followed by its path, in one piece, since a validation's time goes into fetching memory.
-#[derive(Debug)]
-struct Route {
-    text: Box<[u8]>,
-    method_length: u16,
-}
-
-impl Route {
-    fn new(method: &[u8], pieces: &[&[u8]]) -> Self {
-        let text = [method, &pieces.join(&RESOURCE_ID)].concat().into();
-        // No route is so long that this would not fit.
-        Self { text, method_length: method.len() as u16 }
-    }
-
-    fn method(&self) -> &[u8] {
-        &self.text[..usize::from(self.method_length)]
-    }
-
-    /// The path, with [`RESOURCE_ID`] for each placeholder.
-    fn path(&self) -> &[u8] {
-        &self.text[usize::from(self.method_length)..]
-    }
-}
-
-/// What stands for the resource id in the path of a [`Route`]: no path contains it.
+/// What stands for the resource id in the path of a route: no path contains it.
 const RESOURCE_ID: u8 = 0;
+
+/// A route as it is read: its method, and its path cut at every place of the placeholder: `/a/{id}/b` is `/a/` and `/b`.
+struct Route<'a> {
+    method: &'a [u8],
+    pieces: Vec<&'a [u8]>,
+}
 
 impl Scope {
     /// Reads a row, or says which rule it breaks first.
@@ -194,7 +180,32 @@ impl Scope {
             return Err(Problem::MaxUsesNotPositive);
         }
         let spending_methods = read_spending_methods(row.spending_methods.as_ref(), &routes)?;
-        Ok(Self { routes, has_placeholder: !placeholder.is_empty(), max_ttl, max_uses: row.max_uses, spending_methods })
+        Ok(Self {
+            text: write(name, &routes),
+            name_length: name.len() as u16,
+            has_placeholder: !placeholder.is_empty(),
+            max_uses: row.max_uses,
+            max_ttl,
+            spending_methods,
+        })
+    }
+
+    /// The name.
+    pub fn name(&self) -> &[u8] {
+        &self.text[..usize::from(self.name_length)]
+    }
+
+    /// Method and path of each route.
+    fn routes(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
+        let mut rest = &self.text[usize::from(self.name_length)..];
+        std::iter::from_fn(move || {
+            let ([a, b, c, d], texts) = rest.split_first_chunk()?;
+            let [method_length, path_length] = [[*a, *b], [*c, *d]].map(|bytes| usize::from(u16::from_ne_bytes(bytes)));
+            let (method, texts) = texts.split_at_checked(method_length)?;
+            let (path, after) = texts.split_at_checked(path_length)?;
+            rest = after;
+            Some((method, path))
+        })
     }
 
     /// Whether `method` and `path` are one of this scope's routes for `resource_id`.
@@ -205,9 +216,7 @@ impl Scope {
         if self.has_placeholder && !fits_in_path(resource_id) {
             return false;
         }
-        self.routes
-            .iter()
-            .any(|route| route.method().eq_ignore_ascii_case(method) && path_matches(route.path(), resource_id, path))
+        self.routes().any(|(known, route)| known.eq_ignore_ascii_case(method) && path_matches(route, resource_id, path))
     }
 
     /// Whether a request with `method` spends a use of a limited token.
@@ -259,7 +268,7 @@ fn read_elements<'a>(array: &TextArray<'a>, what: &'static str) -> Result<Vec<&'
     array.elements.iter().copied().collect::<Option<_>>().ok_or(Problem::NullElement(what))
 }
 
-fn read_routes(array: Option<&TextArray<'_>>, placeholder: &[u8]) -> Result<Vec<Route>, Problem> {
+fn read_routes<'a>(array: Option<&TextArray<'a>>, placeholder: &[u8]) -> Result<Vec<Route<'a>>, Problem> {
     let elements = read_elements(array.ok_or(Problem::RoutesMissing)?, "allowed_routes")?;
     if elements.is_empty() {
         return Err(Problem::RoutesMissing);
@@ -267,7 +276,7 @@ fn read_routes(array: Option<&TextArray<'_>>, placeholder: &[u8]) -> Result<Vec<
     elements.iter().enumerate().map(|(index, route)| read_route(route, placeholder, index + 1)).collect()
 }
 
-fn read_route(route: &[u8], placeholder: &[u8], number: usize) -> Result<Route, Problem> {
+fn read_route<'a>(route: &'a [u8], placeholder: &[u8], number: usize) -> Result<Route<'a>, Problem> {
     if route.len() > ROUTE_MAX {
         return Err(Problem::RouteTooLong { number });
     }
@@ -283,21 +292,38 @@ fn read_route(route: &[u8], placeholder: &[u8], number: usize) -> Result<Route, 
     if !placeholder.is_empty() && pieces.len() == 1 {
         return Err(Problem::PlaceholderMissing { number });
     }
-    Ok(Route::new(method, &pieces))
+    Ok(Route { method, pieces })
 }
 
-fn read_spending_methods(array: Option<&TextArray<'_>>, routes: &[Route]) -> Result<Option<Vec<Box<[u8]>>>, Problem> {
+fn read_spending_methods(
+    array: Option<&TextArray<'_>>,
+    routes: &[Route<'_>],
+) -> Result<Option<Vec<Box<[u8]>>>, Problem> {
     let Some(array) = array else { return Ok(None) };
     let methods = read_elements(array, "spending_methods")?;
     if methods.is_empty() {
         return Err(Problem::SpendingMethodsEmpty);
     }
     // A method that no route has could never spend: a limit that never bites is a mistake worth an error.
-    let known = |method: &[u8]| routes.iter().any(|route| route.method().eq_ignore_ascii_case(method));
+    let known = |method: &[u8]| routes.iter().any(|route| route.method.eq_ignore_ascii_case(method));
     match methods.iter().position(|method| !known(method)) {
         Some(index) => Err(Problem::SpendingMethodUnknown { number: index + 1 }),
         None => Ok(Some(methods.into_iter().map(Box::from).collect())),
     }
+}
+
+/// The text of a [`Scope`]. No length exceeds [`NAME_MAX`] or [`ROUTE_MAX`], which 16 bits can say.
+fn write(name: &[u8], routes: &[Route<'_>]) -> Box<[u8]> {
+    let mut text = name.to_vec();
+    for route in routes {
+        let path = route.pieces.join(&RESOURCE_ID);
+        for length in [route.method.len(), path.len()] {
+            text.extend((length as u16).to_ne_bytes());
+        }
+        text.extend(route.method);
+        text.extend(path);
+    }
+    text.into()
 }
 
 /// `path` cut at every place of `placeholder`, from left to right. One piece when it has none.

@@ -33,9 +33,9 @@ impl Row {
         Self { bytes: [0; ROW_MAX], length: 0 }
     }
 
-    /// Whether the row is short enough to be stored from here.
+    /// Whether the row is short enough to be stored, with the number of its fields before it.
     pub fn fits(&self) -> bool {
-        self.length <= ROW_MAX
+        self.length <= ROW_MAX - size_of::<i16>()
     }
 
     /// A uuid.

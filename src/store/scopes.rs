@@ -1,10 +1,13 @@
 //! The table `scopes`: read through a cache that invalidation empties, written by statements.
 
+use std::borrow::Borrow;
 use std::cell::RefCell;
+use std::collections::HashSet;
+use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering;
 
 use pgrx::pg_sys::{self, Datum, Oid};
-use rustc_hash::FxHashMap;
+use rustc_hash::FxBuildHasher;
 
 use super::{GENERATION, SCOPES};
 use crate::errors::Error;
@@ -24,8 +27,31 @@ pub(super) const COLUMNS: &[Oid] = &[
 /// Scopes that were read, valid as long as GENERATION is `generation`.
 struct Cache {
     generation: u64,
-    scopes: Option<FxHashMap<Box<[u8]>, Scope>>,
+    scopes: Option<HashSet<ByName, FxBuildHasher>>,
 }
+
+/// A scope, found by its name.
+struct ByName(Scope);
+
+impl Borrow<[u8]> for ByName {
+    fn borrow(&self) -> &[u8] {
+        self.0.name()
+    }
+}
+
+impl Hash for ByName {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.name().hash(state);
+    }
+}
+
+impl PartialEq for ByName {
+    fn eq(&self, other: &Self) -> bool {
+        self.0.name() == other.0.name()
+    }
+}
+
+impl Eq for ByName {}
 
 thread_local! {
     static CACHE: RefCell<Cache> = const { RefCell::new(Cache { generation: 0, scopes: None }) };
@@ -42,7 +68,7 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
     // A row that breaks a rule (its constraint was dropped) authorizes nothing: as if it were not there.
     let Some(scope) = row.and_then(|tuple| Scope::new(&scope_row(&tuple)).ok()) else { return Ok(None) };
     let answer = ask(&scope);
-    keep(generation, name, scope);
+    keep(generation, scope);
     Ok(Some(answer))
 }
 
@@ -61,17 +87,17 @@ fn ask_cache<R>(name: &[u8], ask: &mut impl FnMut(&Scope) -> R) -> Option<R> {
         if cache.generation != generation {
             *cache = Cache { generation, scopes: None };
         }
-        cache.scopes.as_ref()?.get(name).map(ask)
+        cache.scopes.as_ref()?.get(name).map(|ByName(scope)| ask(scope))
     })
 }
 
-fn keep(generation: u64, name: &[u8], scope: Scope) {
+fn keep(generation: u64, scope: Scope) {
     if !SCOPES.announces_changes() {
         return;
     }
     CACHE.with_borrow_mut(|cache| {
         if cache.generation == generation && generation == GENERATION.load(Ordering::Relaxed) {
-            cache.scopes.get_or_insert_default().insert(name.into(), scope);
+            cache.scopes.get_or_insert_default().insert(ByName(scope));
         }
     });
 }
