@@ -211,7 +211,7 @@ fn validate_as_value(call: &Call<'_>, uses: Uses) -> Answer {
 
 fn token_columns(row: &tokens::TokenRow<'_>) -> [Option<Datum>; 5] {
     [
-        Some(pg::uuid(row.id.as_bytes())),
+        Some(row.id_value),
         Some(row.scope.value),
         Some(row.resource_id.value),
         Some(pg::timestamptz(row.expires_at)),

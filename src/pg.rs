@@ -445,11 +445,9 @@ impl RowType {
     pub fn form(&self, columns: &[Option<Datum>]) -> Datum {
         debug_assert_eq!(columns.len(), self.columns.len());
         let (mut values, mut nulls) = split(columns);
+        let description = self.description();
         // SAFETY: the arrays hold at least as many columns as the description, of its types.
-        unsafe {
-            let tuple = pg_sys::heap_form_tuple(self.description(), values.as_mut_ptr(), nulls.as_mut_ptr());
-            pg_sys::HeapTupleHeaderGetDatum((*tuple).t_data)
-        }
+        unsafe { pg_guard_ffi_boundary(|| raw::form(description, values.as_mut_ptr(), nulls.as_mut_ptr())) }
     }
 
     fn description(&self) -> pg_sys::TupleDesc {
@@ -658,6 +656,8 @@ mod raw {
         fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
         fn systable_endscan(scan: pg_sys::SysScanDesc);
         fn heap_copytuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple;
+        fn heap_form_tuple(description: pg_sys::TupleDesc, values: *mut Datum, nulls: *mut bool) -> pg_sys::HeapTuple;
+        fn HeapTupleHeaderGetDatum(tuple: pg_sys::HeapTupleHeader) -> Datum;
         fn heap_copy_tuple_as_datum(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> Datum;
         fn toast_flatten_tuple(tuple: pg_sys::HeapTuple, description: pg_sys::TupleDesc) -> pg_sys::HeapTuple;
         fn heap_deform_tuple(
@@ -767,6 +767,15 @@ mod raw {
                 relation_close(self.table, LOCK);
             }
         }
+    }
+
+    /// A value of the composite type of this description.
+    ///
+    /// # Safety
+    /// Within a guard. There are as many values and flags as columns, and the values are of their types.
+    pub unsafe fn form(description: pg_sys::TupleDesc, values: *mut Datum, nulls: *mut bool) -> Datum {
+        // SAFETY: by the caller's promise.
+        unsafe { HeapTupleHeaderGetDatum((*heap_form_tuple(description, values, nulls)).t_data) }
     }
 
     /// A copy of a tuple of this description, with the values that are stored elsewhere.

@@ -95,7 +95,12 @@ impl Digest {
 
     /// Whether `stored` is this digest, in time that does not depend on where they differ.
     pub fn matches(&self, stored: &[u8]) -> bool {
-        self.0.ct_eq(stored).into()
+        // By words: a comparison in constant time costs as much for each as for a byte.
+        let words = |digest: &[u8; DIGEST_LEN]| -> [u64; DIGEST_LEN / 8] {
+            let (words, _) = digest.as_chunks();
+            std::array::from_fn(|at| u64::from_ne_bytes(words[at]))
+        };
+        stored.try_into().is_ok_and(|stored| words(&self.0).ct_eq(&words(stored)).into())
     }
 }
 

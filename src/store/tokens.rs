@@ -26,6 +26,8 @@ const USES_LEFT: usize = 7;
 #[derive(Clone, Copy)]
 pub struct TokenRow<'call> {
     pub id: TokenId,
+    /// The id as the uuid that it is stored as.
+    pub id_value: Datum,
     pub token_hash: &'call [u8],
     pub scope: Bytes<'call>,
     pub resource_id: Bytes<'call>,
@@ -46,6 +48,7 @@ pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'c
 fn row<'call>(id: TokenId, tuple: &Tuple<'call>) -> Option<TokenRow<'call>> {
     Some(TokenRow {
         id,
+        id_value: tuple.datum(1)?,
         token_hash: tuple.bytes(2)?,
         scope: tuple.value(3)?,
         resource_id: tuple.value(4)?,
