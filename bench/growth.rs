@@ -11,7 +11,7 @@ use crate::common::text;
 use crate::in_server::{BARE, VALIDATE, connect_for_lookups, per_call};
 use crate::measure::{Contestant, Goal, Measured, Pair, Reading, interleave};
 use crate::report::{Report, Table, grouped};
-use crate::servers::{CALLS, create_database_with_tokens, mint_expired, settle, wal};
+use crate::servers::{CALLS, LATEST, create_database_with_tokens, mint_expired, settle, wal};
 
 const ROUNDS: usize = 11;
 
@@ -39,6 +39,7 @@ pub fn grow(bench: &Bench, report: &mut Report) {
     let bytes: Vec<[f64; 3]> =
         sizes.iter().zip(&clients).map(|(size, client)| bytes(&mut client.borrow_mut(), *size)).collect();
 
+    let validate_latest = VALIDATE.replace("bench.calls", "bench.latest");
     let wal_a_mint = vec![RefCell::new(Vec::new()); sizes.len()];
     let mut contestants: Vec<Contestant<'_>> = Vec::new();
     for client in &clients {
@@ -57,6 +58,9 @@ pub fn grow(bench: &Bench, report: &mut Report) {
     for client in &clients {
         contestants.push(Box::new(|turn| per_call(client, BARE, CALLS, turn)));
     }
+    for client in &clients {
+        contestants.push(Box::new(|turn| per_call(client, &validate_latest, LATEST, turn)));
+    }
     let rounds = interleave(ROUNDS, &mut contestants);
     drop(contestants);
     let measured = |what: &str, from: usize| -> Vec<Measured> {
@@ -67,10 +71,14 @@ pub fn grow(bench: &Bench, report: &mut Report) {
             .map(|(size, rounds)| Measured::new(name(size), "µs", rounds.clone()))
             .collect()
     };
-    let [validate, mint, sweep, bare] = [("validate", 0), ("mint", 1), ("sweep", 2), ("bare primary-key lookup", 3)]
-        .map(|(what, place)| measured(what, place * sizes.len()));
-    for all in [&validate, &bare, &mint, &sweep] {
-        let goal = std::ptr::eq(all, &validate).then_some(Goal::AtMost(1.5));
+    let names =
+        ["validate", "mint", "sweep", "bare primary-key lookup", "validate one of the 10,000 that were minted last"];
+    let mut place = 0..;
+    let [validate, mint, sweep, bare, validate_latest] =
+        names.map(|what| measured(what, place.next().expect("without end") * sizes.len()));
+    for all in [&validate, &validate_latest, &bare, &mint, &sweep] {
+        let is_validation = std::ptr::eq(all, &validate) || std::ptr::eq(all, &validate_latest);
+        let goal = is_validation.then_some(Goal::AtMost(1.5));
         for larger in &all[1..] {
             report.add(Pair::new(GROUP, Reading::Time, goal, larger, &all[0]));
         }
@@ -85,6 +93,7 @@ pub fn grow(bench: &Bench, report: &mut Report) {
         ("tokens in the database", "microseconds"),
         &[
             line("validate", &validate),
+            line("validate one of the last 10,000", &validate_latest),
             line("bare primary-key lookup", &bare),
             line("mint", &mint),
             line("sweep, a row", &sweep),

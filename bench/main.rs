@@ -53,10 +53,13 @@ const MEASUREMENTS: [(&str, Measurement); 10] = [
     ("load", load::mixed),
 ];
 
+/// How many tokens there are unless somebody wants another number.
+const TOKENS: usize = 1_000_000;
+
 fn main() {
     let words: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
     let (numbers, names): (Vec<_>, Vec<_>) = words.into_iter().partition(|word| word.parse::<usize>().is_ok());
-    let tokens = numbers.first().and_then(|number| number.parse().ok()).unwrap_or(1_000_000);
+    let tokens = numbers.first().and_then(|number| number.parse().ok()).unwrap_or(TOKENS);
     assert!((10_000..=10_000_000).contains(&tokens), "between 10000 and 10000000 tokens, please, not {tokens}");
     for name in &names {
         assert!(MEASUREMENTS.iter().any(|(known, _)| known == name), "no measurement is called {name}");

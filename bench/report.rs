@@ -7,11 +7,11 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::Bench;
 use crate::charts::{self, Bar, Series};
 use crate::common::text;
 use crate::measure::{Goal, Measured, Pair, Spread};
 use crate::servers::{self, Redis};
+use crate::{Bench, TOKENS};
 
 /// A table of figures that are no pairs.
 pub struct Table {
@@ -135,19 +135,31 @@ impl Report {
         }
     }
 
-    /// Writes everything into docs/.
+    /// Writes everything into docs/: a run of the usual size into performance.md, any other into a page of its own.
     pub fn write(&self, seconds: f64) {
         let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs");
         for chart in &self.charts {
-            fs::write(docs.join(format!("{}.svg", chart.name)), &chart.svg).unwrap();
+            fs::write(docs.join(self.file(chart.name, "svg")), &chart.svg).unwrap();
         }
         let json = serde_json::to_string_pretty(&self.json(seconds)).unwrap();
-        fs::write(docs.join("performance.json"), json + "\n").unwrap();
-        let page = docs.join("performance.md");
-        let text = fs::read_to_string(&page).unwrap();
-        let (head, rest) = text.split_once(BEGIN).expect("performance.md has the mark where figures begin");
-        let (_, tail) = rest.split_once(END).expect("performance.md has the mark where figures end");
+        fs::write(docs.join(self.file("performance", "json")), json + "\n").unwrap();
+        let page = docs.join(self.file("performance", "md"));
+        let text = fs::read_to_string(&page).unwrap_or_else(|_| self.empty_page());
+        let (head, rest) = text.split_once(BEGIN).expect("the page has the mark where figures begin");
+        let (_, tail) = rest.split_once(END).expect("the page has the mark where figures end");
         fs::write(&page, format!("{head}{BEGIN}\n{}{END}{tail}", self.markdown(seconds))).unwrap();
+    }
+
+    /// The name of a file in docs/.
+    fn file(&self, name: &str, ending: &str) -> String {
+        if self.tokens == TOKENS { format!("{name}.{ending}") } else { format!("{name}-{}.{ending}", self.tokens) }
+    }
+
+    fn empty_page(&self) -> String {
+        let tokens = grouped(self.tokens as f64);
+        format!(
+            "# Performance with {tokens} tokens\n\nHow it is measured: [performance.md](performance.md).\n\n{BEGIN}\n{END}\n"
+        )
     }
 
     fn json(&self, seconds: f64) -> Value {
@@ -190,7 +202,7 @@ impl Report {
             page += &format!("| {name} | {value} |\n");
         }
         for chart in &self.charts {
-            page += &format!("\n![{}]({}.svg)\n", chart.title, chart.name);
+            page += &format!("\n![{}]({})\n", chart.title, self.file(chart.name, "svg"));
         }
         for table in [self.table_of_pairs()].iter().chain(&self.tables) {
             page += &format!("\n### {}\n\n", table.title);

@@ -16,6 +16,9 @@ use crate::progress::Progress;
 /// How many calls, of random tokens, each database keeps to be made.
 pub const CALLS: usize = 200_000;
 
+/// And how many of the tokens that were minted last.
+pub const LATEST: usize = 10_000;
+
 /// How many tokens one statement mints while a database is filled.
 const BATCH: usize = 100_000;
 
