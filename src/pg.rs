@@ -1020,8 +1020,8 @@ impl<'a> WalkedRow<'a> {
 pub struct Change<'a> {
     /// Its number, from 1.
     pub column: usize,
-    /// CHECK constraints that are known to be about other columns.
-    pub checks_of_others: &'a [&'a CStr],
+    /// Whether no CHECK constraint is about it, as [`is_checked`] says; asked once the table is locked.
+    pub is_unchecked: &'a dyn Fn() -> bool,
     /// The new value for a row as it is; `None` leaves that as it is.
     pub value: &'a dyn Fn(&Tuple<'_>) -> Option<Datum>,
 }
@@ -1041,7 +1041,8 @@ pub fn update(
     change: &Change<'_>,
 ) -> Result<Option<bool>, TableGone> {
     let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-    // SAFETY: the table is open to the end, and locked to the end of the transaction, so that it stays as it is found here.
+    // SAFETY: the table is open to the end, and locked to the end of the transaction, so that no trigger, rule, constraint or
+    // column is added.
     unsafe {
         let table = open(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
         if !is_current() {
@@ -1065,7 +1066,7 @@ pub fn update(
 /// # Safety
 /// `table` is open.
 unsafe fn updates_plainly(table: pg_sys::Relation, change: &Change<'_>) -> bool {
-    // SAFETY: by the caller's promise, and as many checks as there are said to be.
+    // SAFETY: by the caller's promise.
     unsafe {
         let has_triggers = (*table).trigdesc.as_ref().is_some_and(|triggers| {
             triggers.trig_update_before_row
@@ -1074,20 +1075,18 @@ unsafe fn updates_plainly(table: pg_sys::Relation, change: &Change<'_>) -> bool 
                 || triggers.trig_update_before_statement
                 || triggers.trig_update_after_statement
         });
-        let is_of_others =
-            |check: &pg_sys::ConstrCheck| change.checks_of_others.contains(&CStr::from_ptr(check.ccname));
-        let is_constrained = (*(*table).rd_att).constr.as_ref().is_some_and(|constraints| {
+        let has_generated_columns = (*(*table).rd_att).constr.as_ref().is_some_and(|constraints| {
             #[cfg(feature = "pg18")]
-            let is_generated = constraints.has_generated_stored || constraints.has_generated_virtual;
+            let has_virtual_ones = constraints.has_generated_virtual;
             #[cfg(not(feature = "pg18"))]
-            let is_generated = constraints.has_generated_stored;
-            is_generated || !(0..constraints.num_check as usize).all(|at| is_of_others(&*constraints.check.add(at)))
+            let has_virtual_ones = false;
+            constraints.has_generated_stored || has_virtual_ones
         });
-        is_plain(table) && !has_triggers && !is_constrained
+        is_plain(table) && !has_triggers && !has_generated_columns && (change.is_unchecked)()
     }
 }
 
-/// Whether `table` keeps its own rows, in the usual way, and no rule says otherwise.
+/// Whether `table` keeps its own rows and nobody else's, in the usual way, and no rule says otherwise.
 ///
 /// # Safety
 /// `table` is open.
@@ -1098,7 +1097,30 @@ unsafe fn is_plain(table: pg_sys::Relation) -> bool {
         class.relkind as u8 == pg_sys::RELKIND_RELATION
             && class.relam == pg_sys::HEAP_TABLE_AM_OID
             && !class.relhassubclass
+            && !class.relispartition
             && (*table).rd_rules.is_null()
+    }
+}
+
+/// Whether a CHECK constraint of table `relation` is about column `column`, from 1, or about the whole row.
+pub fn is_checked(relation: Oid, column: usize) -> Result<bool, TableGone> {
+    // SAFETY: the relation is open while its constraints are read, of which there are num_check; sets of columns count from
+    // below the system's (access/sysattr.h), and number 0 is the whole row.
+    unsafe {
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let table = open(relation, lock)?;
+        let is_about_it = |check: &pg_sys::ConstrCheck| {
+            let mut columns = ptr::null_mut();
+            pg_sys::pull_varattnos(pg_sys::stringToNode(check.ccbin).cast(), 1, &mut columns);
+            [0, column as c_int]
+                .iter()
+                .any(|number| pg_sys::bms_is_member(number - pg_sys::FirstLowInvalidHeapAttributeNumber, columns))
+        };
+        let constraints = (*(*table).rd_att).constr.as_ref();
+        let checked =
+            constraints.is_some_and(|all| (0..all.num_check).any(|at| is_about_it(&*all.check.add(at.into()))));
+        pg_sys::relation_close(table, lock);
+        Ok(checked)
     }
 }
 

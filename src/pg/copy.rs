@@ -76,19 +76,25 @@ impl Row {
     }
 }
 
-/// Whether [`insert`] does to table `relation` what INSERT would. COPY applies none of its rules, and takes texts for ones in
-/// the client's encoding.
-pub fn suits(relation: Oid) -> Result<bool, TableGone> {
-    // SAFETY: the relation is open while its cached description is read; the encodings are variables of the backend.
+/// Whether [`insert`] into the first `columns` columns does to table `relation` what INSERT would. COPY applies none of its
+/// rules, takes texts for ones in the client's encoding, and does not ask a domain whether it takes the NULL of a column that
+/// is not given.
+pub fn suits(relation: Oid, columns: usize) -> Result<bool, TableGone> {
+    // SAFETY: the relation is open while its cached description is read; the encodings are variables of the backend. The
+    // function of SPI that is called needs no connection, and answers InvalidOid for a column that was dropped.
     unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let table = open(relation, lock)?;
         let has_rules = !(*table).rd_rules.is_null();
+        let description = (*table).rd_att;
+        let of_domain =
+            |number| pg_sys::get_typtype(pg_sys::SPI_gettypeid(description, number)) as u8 == pg_sys::TYPTYPE_DOMAIN;
+        let has_domains = (columns as c_int + 1..=(*description).natts).any(of_domain);
         pg_sys::relation_close(table, lock);
         let encoding = pg_sys::pg_get_client_encoding();
         // Nothing is converted for a client that says SQL_ASCII (utils/mb/mbutils.c, pg_any_to_server).
         let converts = encoding != pg_sys::GetDatabaseEncoding() && encoding != pg_sys::pg_enc::PG_SQL_ASCII as c_int;
-        Ok(!has_rules && !converts)
+        Ok(!has_rules && !has_domains && !converts)
     }
 }
 

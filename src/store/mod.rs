@@ -26,35 +26,35 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 struct Table {
     name: &'static CStr,
     columns: &'static [Oid],
-    /// The trigger that invalidates what is cached of the rows, for a table whose rows are.
-    trigger: Option<&'static CStr>,
+    /// What else is asked of the table when it is found.
+    question: fn(Oid) -> Result<bool, TableGone>,
     oid: AtomicU32,
-    announces_changes: AtomicBool,
+    answer: AtomicBool,
 }
 
-static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS, None);
-static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS, Some(c"scopes_changed"));
+static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS, tokens::leaves_uses_unchecked);
+static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS, scopes::announces_changes);
 
 impl Table {
-    const fn new(name: &'static CStr, columns: &'static [Oid], trigger: Option<&'static CStr>) -> Self {
-        Self { name, columns, trigger, oid: AtomicU32::new(0), announces_changes: AtomicBool::new(false) }
+    const fn new(name: &'static CStr, columns: &'static [Oid], question: fn(Oid) -> Result<bool, TableGone>) -> Self {
+        Self { name, columns, question, oid: AtomicU32::new(0), answer: AtomicBool::new(false) }
     }
 
-    /// Whether a change of the table's rows surely reaches every session: its trigger may have been disabled, or, as
-    /// restoring with --disable-triggers does, enabled again for other than replicated rows only. Known with the oid.
-    fn announces_changes(&self) -> bool {
-        self.announces_changes.load(Ordering::Relaxed)
+    /// The answer to the table's question, good as long as the oid that is known; false while none is.
+    fn answer(&self) -> bool {
+        self.answer.load(Ordering::Relaxed)
     }
 
     /// What `with` answers about the table, of which it is given the oid and a check to make when it has locked it. Taking
     /// a lock takes note of what others have committed: the table may have become another one meanwhile, or have got other
     /// columns. Then `with` says that it is gone, and is asked about the one that is there now.
     fn locked<R>(&self, with: impl Fn(Oid, &dyn Fn() -> bool) -> Result<R, TableGone>) -> Result<R, Error> {
-        /// Nobody changes a table more often while a call waits for it.
+        /// Nobody changes a table more often while a call waits for it. The last attempt takes it as it was found a moment
+        /// ago: a server that is built to forget at every occasion (debug_discard_caches) never knows more.
         const ATTEMPTS: usize = 100;
-        for _ in 0..ATTEMPTS {
+        for attempt in 1..=ATTEMPTS {
             let oid = self.oid()?;
-            let is_current = || self.oid.load(Ordering::Relaxed) == oid.to_u32();
+            let is_current = || attempt == ATTEMPTS || self.oid.load(Ordering::Relaxed) == oid.to_u32();
             if let Ok(answer) = with(oid, &is_current) {
                 return Ok(answer);
             }
@@ -82,13 +82,10 @@ impl Table {
         if !pg::starts_with_columns(oid, self.columns)? {
             return Err(Error::tables_missing());
         }
-        let announces_changes = match self.trigger {
-            Some(trigger) => pg::has_trigger_enabled_always(oid, trigger)?,
-            None => false,
-        };
+        let answer = (self.question)(oid)?;
         if generation == GENERATION.load(Ordering::Relaxed) {
             self.oid.store(oid.to_u32(), Ordering::Relaxed);
-            self.announces_changes.store(announces_changes, Ordering::Relaxed);
+            self.answer.store(answer, Ordering::Relaxed);
         }
         Ok(oid)
     }
@@ -104,12 +101,16 @@ pub fn watch() {
 /// While an oid is not known, any table may be the one: the count goes up then too, so that an answer found meanwhile is
 /// not kept.
 unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
-    let oids = [&TEMP_TOKENS.oid, &SCOPES.oid];
-    let concerns =
-        |oid: &&AtomicU32| matches!(oid.load(Ordering::Relaxed), known if known == 0 || known == relation.to_u32());
-    if relation == pg_sys::InvalidOid || oids.iter().any(concerns) {
-        oids.iter().for_each(|oid| oid.store(0, Ordering::Relaxed));
-        SCOPES.announces_changes.store(false, Ordering::Relaxed);
+    let concerns = |table: &&Table| match table.oid.load(Ordering::Relaxed) {
+        0 => true,
+        known => known == relation.to_u32(),
+    };
+    let tables = [&TEMP_TOKENS, &SCOPES];
+    if relation == pg_sys::InvalidOid || tables.iter().any(concerns) {
+        for table in tables {
+            table.oid.store(0, Ordering::Relaxed);
+            table.answer.store(false, Ordering::Relaxed);
+        }
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }
 }

@@ -11,7 +11,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::{GENERATION, SCOPES};
 use crate::errors::Error;
-use crate::pg::{self, Call, Key, Statement, Tuple};
+use crate::pg::{self, Call, Key, Statement, TableGone, Tuple};
 use crate::scope::{Scope, ScopeRow};
 
 /// The types of the columns, in order (sql/tables.sql).
@@ -23,6 +23,12 @@ pub(super) const COLUMNS: &[Oid] = &[
     pg_sys::INT4OID,
     pg_sys::TEXTARRAYOID,
 ];
+
+/// Whether a change of a scope surely reaches every session: the trigger may have been disabled, or, as restoring with
+/// --disable-triggers does, enabled again for other than replicated rows only.
+pub(super) fn announces_changes(relation: Oid) -> Result<bool, TableGone> {
+    pg::has_trigger_enabled_always(relation, c"scopes_changed")
+}
 
 /// Scopes that were read, valid as long as GENERATION is `generation`.
 struct Cache {
@@ -92,7 +98,7 @@ fn ask_cache<R>(name: &[u8], ask: &mut impl FnMut(&Scope) -> R) -> Option<R> {
 }
 
 fn keep(generation: u64, scope: Scope) {
-    if !SCOPES.announces_changes() {
+    if !SCOPES.answer() {
         return;
     }
     CACHE.with_borrow_mut(|cache| {

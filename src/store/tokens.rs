@@ -5,7 +5,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::TEMP_TOKENS;
 use crate::errors::Error;
 use crate::pg::copy::{self, Row};
-use crate::pg::{self, Bytes, Call, Change, ElementType, Key, Statement, Tuple, UuidRange};
+use crate::pg::{self, Bytes, Call, Change, ElementType, Key, Statement, TableGone, Tuple, UuidRange};
 use crate::token::{Digest, TokenId};
 
 /// The types of the columns, in order (sql/tables.sql).
@@ -21,6 +21,11 @@ pub(super) const COLUMNS: &[Oid] = &[
 ];
 
 const USES_LEFT: usize = 7;
+
+/// Whether no CHECK constraint, which only an administrator can have added, is about uses_left.
+pub(super) fn leaves_uses_unchecked(relation: Oid) -> Result<bool, TableGone> {
+    Ok(!pg::is_checked(relation, USES_LEFT)?)
+}
 
 /// A stored token, read at one moment. Times are Unix microseconds.
 #[derive(Clone, Copy)]
@@ -154,7 +159,7 @@ fn suits_copy(relation: Oid, mint: &Mint<'_>, batch: &Batch<'_>) -> Result<bool,
     if let Some(token) = batch.tokens.iter().max_by_key(|token| token.resource_id.len()) {
         mint.write(&mut longest, token);
     }
-    Ok(longest.fits() && copy::suits(relation)?)
+    Ok(longest.fits() && copy::suits(relation, COLUMNS.len())?)
 }
 
 /// Stores many tokens where COPY would not do.
@@ -195,7 +200,7 @@ pub fn spend(id: TokenId) -> Result<bool, Error> {
     pg::require_writable(c"spending validation");
     let key = Key::uuid(id.as_bytes());
     let take_one = |tuple: &Tuple<'_>| tuple.int4(USES_LEFT).filter(|left| *left > 0).map(|left| Datum::from(left - 1));
-    let change = Change { column: USES_LEFT, checks_of_others: &[c"temp_tokens_expire"], value: &take_one };
+    let change = Change { column: USES_LEFT, is_unchecked: &|| TEMP_TOKENS.answer(), value: &take_one };
     let plainly = TEMP_TOKENS.locked(|oid, is_current| pg::update(oid, is_current, &key, &change))?;
     match plainly {
         Some(changed) => Ok(changed),

@@ -241,6 +241,16 @@ SELECT count(*) FROM public.temptoken_mint_many('files', pg_temp.numbers(), '1 h
 ALTER TABLE temptoken.temp_tokens SET LOGGED;
 SELECT count(*) FROM temptoken.temp_tokens;
 
+-- A domain that takes no NULL, for a column that is not given.
+CREATE DOMAIN public.regress_domain AS integer NOT NULL;
+ALTER TABLE temptoken.temp_tokens ADD COLUMN given public.regress_domain DEFAULT 1;
+ALTER TABLE temptoken.temp_tokens ALTER COLUMN given DROP DEFAULT;
+\set VERBOSITY sqlstate
+SELECT count(*) FROM public.temptoken_mint_many('files', '{a,b}', '1 hour');
+\set VERBOSITY default
+ALTER TABLE temptoken.temp_tokens DROP COLUMN given;
+DROP DOMAIN public.regress_domain;
+
 -- In a read-only transaction nothing is minted.
 BEGIN READ ONLY;
 \set VERBOSITY sqlstate

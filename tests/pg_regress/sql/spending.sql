@@ -9,8 +9,10 @@ SELECT count((public.temptoken_validate(token, 'GET', '/r/' || resource_id)).id)
 SELECT count(*), min(uses_left), max(uses_left) FROM temptoken.temp_tokens;
 SET enable_seqscan = off;
 SET enable_bitmapscan = off;
-SELECT count(*), min(uses_left), max(uses_left) FROM minted AS m JOIN temptoken.temp_tokens AS t
-    ON t.scope COLLATE "C" = 'limited' AND t.resource_id = m.resource_id;
+SELECT count(*), min(uses_left), max(uses_left) FROM minted AS m, LATERAL (
+    SELECT uses_left FROM temptoken.temp_tokens AS t
+    WHERE t.scope COLLATE "C" = 'limited' AND t.resource_id = m.resource_id OFFSET 0
+) AS by_resource;
 SELECT count(*) FROM (SELECT id FROM temptoken.temp_tokens ORDER BY id) AS by_key;
 RESET enable_seqscan;
 RESET enable_bitmapscan;
@@ -24,33 +26,74 @@ WITH changed AS (UPDATE temptoken.temp_tokens SET metadata = '{}' WHERE resource
 SELECT (public.temptoken_try_validate(:'token', 'GET', '/r/' || resource_id)).status FROM changed;
 SELECT uses_left, metadata FROM temptoken.temp_tokens WHERE resource_id = '7';
 
--- An index, unique, partial or of an expression, which calls what only the owner may call.
+-- An index of any kind, of which only the owner may compute the expression. One at a time, so that it is the one asked.
 CREATE FUNCTION public.parity(integer) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS 'BEGIN RETURN $1 % 2; END';
 REVOKE ALL ON FUNCTION public.parity(integer) FROM PUBLIC;
-CREATE INDEX by_uses ON temptoken.temp_tokens (uses_left);
-CREATE INDEX by_parity ON temptoken.temp_tokens (public.parity(uses_left)) WHERE uses_left > 0;
-CREATE UNIQUE INDEX by_resource ON temptoken.temp_tokens (resource_id, uses_left);
 CREATE ROLE regress_spender;
 GRANT EXECUTE ON FUNCTION public.temptoken_validate(text, text, text), public.temptoken_try_validate(text, text, text)
     TO regress_spender;
 GRANT SELECT ON minted TO regress_spender;
-SET ROLE regress_spender;
-SELECT count((public.temptoken_validate(token, 'GET', '/r/' || resource_id)).id) FROM generate_series(1, 3), minted
-WHERE resource_id <> '7';
-RESET ROLE;
-SET enable_seqscan = off;
-SELECT count(*) FROM temptoken.temp_tokens WHERE uses_left = 977;
-SELECT count(*) FROM temptoken.temp_tokens WHERE public.parity(uses_left) = 1 AND uses_left > 0;
-SELECT count(*) FROM temptoken.temp_tokens WHERE resource_id = '8' AND uses_left = 977;
-RESET enable_seqscan;
-DROP INDEX temptoken.by_uses, temptoken.by_parity, temptoken.by_resource;
+-- Spends a use of every token but one as that role; how many rows the condition finds by the index, and without it.
+CREATE FUNCTION pg_temp.spend_and_count(definition text, condition text, OUT by_index bigint, OUT by_reading_all bigint)
+LANGUAGE plpgsql AS $$
+DECLARE
+    query text := 'SELECT count(*) FROM temptoken.temp_tokens WHERE ' || condition;
+    line text;
+    plan text := '';
+BEGIN
+    EXECUTE 'CREATE ' || definition;
+    SET LOCAL ROLE regress_spender;
+    PERFORM (public.temptoken_validate(token, 'GET', '/r/' || resource_id)).id FROM minted WHERE resource_id <> '7';
+    RESET ROLE;
+    SET LOCAL enable_seqscan = off;
+    SET LOCAL enable_indexscan = on;
+    SET LOCAL enable_bitmapscan = on;
+    FOR line IN EXECUTE 'EXPLAIN (COSTS off) ' || query LOOP plan := plan || line; END LOOP;
+    IF plan NOT LIKE '%by_its_own%' THEN RAISE 'not by the index: %', plan; END IF;
+    EXECUTE query INTO by_index;
+    DROP INDEX temptoken.by_its_own;
+    SET LOCAL enable_seqscan = on;
+    SET LOCAL enable_indexscan = off;
+    SET LOCAL enable_bitmapscan = off;
+    EXECUTE query INTO by_reading_all;
+END $$;
+SELECT uses_left AS n FROM temptoken.temp_tokens WHERE resource_id = '8' \gset
+BEGIN;
+SELECT * FROM pg_temp.spend_and_count('INDEX by_its_own ON temptoken.temp_tokens (uses_left)', format('uses_left = %s', :n - 1));
+SELECT * FROM pg_temp.spend_and_count('UNIQUE INDEX by_its_own ON temptoken.temp_tokens (uses_left, resource_id)',
+    format('uses_left = %s', :n - 2));
+SELECT * FROM pg_temp.spend_and_count(
+    'INDEX by_its_own ON temptoken.temp_tokens (public.parity(uses_left)) WHERE uses_left > 0',
+    format('public.parity(uses_left) = %s AND uses_left > 0', (:n - 3) % 2));
+SELECT * FROM pg_temp.spend_and_count('INDEX by_its_own ON temptoken.temp_tokens USING brin (uses_left)',
+    format('uses_left = %s', :n - 4));
+SELECT * FROM pg_temp.spend_and_count('INDEX by_its_own ON temptoken.temp_tokens USING hash (uses_left)',
+    format('uses_left = %s', :n - 5));
+SELECT * FROM pg_temp.spend_and_count('INDEX by_its_own ON temptoken.temp_tokens USING hash (resource_id)',
+    'resource_id = ''8''');
+COMMIT;
+ALTER TABLE temptoken.temp_tokens ADD CONSTRAINT no_two EXCLUDE (resource_id WITH =, uses_left WITH =);
+SELECT count((public.temptoken_validate(token, 'GET', '/r/' || resource_id)).id) FROM minted WHERE resource_id = '9';
+ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT no_two;
 DROP FUNCTION public.parity(integer);
 
--- A constraint of one's own holds, whatever it is called.
+-- A constraint of one's own holds, whatever it is called; so do the bounds of a partition.
 SELECT token FROM minted WHERE resource_id = '8' \gset
-ALTER TABLE temptoken.temp_tokens ADD CONSTRAINT odd CHECK (uses_left <> 976) NOT VALID;
+SELECT uses_left - 1 AS next FROM temptoken.temp_tokens WHERE resource_id = '8' \gset
+ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT temp_tokens_expire,
+    ADD CONSTRAINT temp_tokens_expire CHECK (isfinite(expires_at) AND uses_left <> :next) NOT VALID;
 SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
-ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT odd;
+ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT temp_tokens_expire,
+    ADD CONSTRAINT temp_tokens_expire CHECK ((temp_tokens).uses_left <> :next) NOT VALID;
+SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT temp_tokens_expire,
+    ADD CONSTRAINT temp_tokens_expire CHECK (pg_catalog.isfinite(expires_at));
+CREATE TABLE public.parent (LIKE temptoken.temp_tokens) PARTITION BY RANGE (uses_left);
+UPDATE temptoken.temp_tokens SET uses_left = 500;
+ALTER TABLE public.parent ATTACH PARTITION temptoken.temp_tokens FOR VALUES FROM (500) TO (1000);
+SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
+ALTER TABLE public.parent DETACH PARTITION temptoken.temp_tokens;
+DROP TABLE public.parent;
 
 -- So does a column that is computed, a trigger, a rule, a foreign key.
 ALTER TABLE temptoken.temp_tokens ADD COLUMN twice integer GENERATED ALWAYS AS (uses_left * 2) STORED;
