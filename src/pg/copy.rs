@@ -155,21 +155,10 @@ fn binary_format() -> *mut pg_sys::List {
 // Declared here, and not taken from pgrx, so that the error of a user's trigger keeps its SQLSTATE, as with
 // `SPI_execute_snapshot`.
 unsafe extern "C-unwind" {
-    #[cfg(feature = "pg13")]
     fn BeginCopyFrom(
         parse_state: *mut pg_sys::ParseState,
         table: pg_sys::Relation,
-        filename: *const c_char,
-        is_program: bool,
-        source: pg_sys::copy_data_source_cb,
-        columns: *mut pg_sys::List,
-        options: *mut pg_sys::List,
-    ) -> *mut c_void;
-    #[cfg(not(feature = "pg13"))]
-    fn BeginCopyFrom(
-        parse_state: *mut pg_sys::ParseState,
-        table: pg_sys::Relation,
-        condition: *mut pg_sys::Node,
+        #[cfg(not(feature = "pg13"))] condition: *mut pg_sys::Node,
         filename: *const c_char,
         is_program: bool,
         source: pg_sys::copy_data_source_cb,
