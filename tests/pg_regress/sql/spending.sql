@@ -132,7 +132,9 @@ FROM temptoken.temp_tokens WHERE resource_id = '8';
 
 -- A table whose publication could not tell which row it was.
 ALTER TABLE temptoken.temp_tokens REPLICA IDENTITY NOTHING;
+SET client_min_messages = error;
 CREATE PUBLICATION regress_tokens FOR TABLE temptoken.temp_tokens;
+RESET client_min_messages;
 SELECT status FROM public.temptoken_try_validate(:'token', 'GET', '/r/8');
 DROP PUBLICATION regress_tokens;
 ALTER TABLE temptoken.temp_tokens REPLICA IDENTITY DEFAULT;
