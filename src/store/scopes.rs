@@ -98,7 +98,8 @@ fn ask_cache<R>(name: &[u8], ask: &mut impl FnMut(&Scope) -> R) -> Option<R> {
 }
 
 fn keep(generation: u64, scope: Scope) {
-    if !SCOPES.answer() {
+    let announces_changes = SCOPES.answer();
+    if !announces_changes {
         return;
     }
     CACHE.with_borrow_mut(|cache| {

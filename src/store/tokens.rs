@@ -200,7 +200,8 @@ pub fn spend(id: TokenId) -> Result<bool, Error> {
     pg::require_writable(c"spending validation");
     let key = Key::uuid(id.as_bytes());
     let take_one = |tuple: &Tuple<'_>| tuple.int4(USES_LEFT).filter(|left| *left > 0).map(|left| Datum::from(left - 1));
-    let change = Change { column: USES_LEFT, is_unchecked: &|| TEMP_TOKENS.answer(), value: &take_one };
+    let leaves_uses_unchecked = || TEMP_TOKENS.answer();
+    let change = Change { column: USES_LEFT, is_unchecked: &leaves_uses_unchecked, value: &take_one };
     let plainly = TEMP_TOKENS.locked(|oid, is_current| pg::update(oid, is_current, &key, &change))?;
     match plainly {
         Some(changed) => Ok(changed),
