@@ -52,14 +52,19 @@ COMMENT ON FUNCTION @extschema@.temptoken_well_known_scopes() IS
 -- ---------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION @extschema@.temptoken_mint(
-    scope text, resource_id text, ttl interval, metadata jsonb DEFAULT NULL, max_uses integer DEFAULT NULL
+    scope text,
+    resource_id text,
+    ttl interval,
+    metadata jsonb DEFAULT NULL,
+    max_uses integer DEFAULT NULL,
+    replace boolean DEFAULT false
 ) RETURNS text
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer) IS
+COMMENT ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean) IS
 'Mints a token and returns it, the only time that it can be seen.
-scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding, and neither . nor .. (two dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation. max_uses: positive; lowers the scope''s limit, does not raise it.
-Errors: TT003 scope_unknown; TT005 ttl_exceeds_max; TT012 invalid_resource_id; 22023 max_uses not positive; 25006 in a read-only transaction.';
+scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding, and neither . nor .. (two dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works; whoever else replaces them waits until this transaction ends.
+Errors: TT003 scope_unknown; TT005 ttl_exceeds_max; TT012 invalid_resource_id; 22023 max_uses not positive or over the scope''s; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_mint_many(
     scope text,
@@ -67,14 +72,16 @@ CREATE FUNCTION @extschema@.temptoken_mint_many(
     ttl interval,
     metadata jsonb DEFAULT NULL,
     max_uses integer DEFAULT NULL,
+    replace boolean DEFAULT false,
     OUT resource_id text,
     OUT token text
 ) RETURNS SETOF record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
-COMMENT ON FUNCTION @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer) IS
+COMMENT ON FUNCTION @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer, boolean) IS
 'Mints a token for each resource id, all or none, in one statement and in the order given. Arguments as of temptoken_mint.
-Errors: those of temptoken_mint; 2202E when resource_ids is NULL or not one-dimensional; 54000 when there are more than a million.';
+With replace, whoever else replaces tokens of the scope waits until this transaction ends.
+Errors: those of temptoken_mint; 22023 when a resource id stands twice in resource_ids, with replace; 2202E when resource_ids is NULL or not one-dimensional; 54000 when there are more than a million.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Validate
@@ -88,12 +95,13 @@ CREATE FUNCTION @extschema@.temptoken_validate(
     OUT scope text,
     OUT resource_id text,
     OUT expires_at timestamptz,
-    OUT metadata jsonb
+    OUT metadata jsonb,
+    OUT uses_left integer
 ) RETURNS record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_validate(text, text, text) IS
-'Authenticates a request: the token''s row, or an error. Spends a use of a limited token. Call it in FROM: (temptoken_validate(...)).* would call it once a column.
+'Authenticates a request: the token''s row, or an error. Spends a use of a limited token; uses_left is how many it has after this call, NULL without limit. Call it in FROM: (temptoken_validate(...)).* would call it once a column.
 method: compared without regard to ASCII case. path: the raw path as the router sees it, before decoding, without the query string; compared byte for byte.
 Errors, the first that holds: TT001 token_not_found; TT002 token_expired; TT003 scope_unknown; TT004 route_not_allowed; TT006 token_used_up; 25006 when a use would be spent in a read-only transaction.';
 
@@ -106,7 +114,8 @@ CREATE FUNCTION @extschema@.temptoken_try_validate(
     OUT scope text,
     OUT resource_id text,
     OUT expires_at timestamptz,
-    OUT metadata jsonb
+    OUT metadata jsonb,
+    OUT uses_left integer
 ) RETURNS record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
@@ -123,7 +132,8 @@ CREATE FUNCTION @extschema@.temptoken_peek(
     OUT scope text,
     OUT resource_id text,
     OUT expires_at timestamptz,
-    OUT metadata jsonb
+    OUT metadata jsonb,
+    OUT uses_left integer
 ) RETURNS record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
@@ -193,7 +203,8 @@ CREATE FUNCTION @extschema@.temptoken_authenticate(
     OUT scope text,
     OUT resource_id text,
     OUT expires_at timestamptz,
-    OUT metadata jsonb
+    OUT metadata jsonb,
+    OUT uses_left integer
 ) RETURNS record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';

@@ -3,8 +3,8 @@
 CREATE VIEW temptoken.privileges AS
 SELECT v.privilege, v.granted
 FROM (VALUES
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer)'),
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer)'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean)'),
+    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer, boolean)'),
     ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete(text)'),
     ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_id(uuid)'),
     ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_resource_id(text, text)'),

@@ -6,11 +6,13 @@
 //! Arguments are texts in the bytes of the database's encoding, whatever that is. No function is STRICT, so that every
 //! one sees NULL and decides.
 
+use std::collections::HashSet;
+
 use pgrx::pg_sys::{self, Datum};
 
 use crate::errors::{Error, Refusal, answer};
 use crate::identity::{self, Identity};
-use crate::pg::{self, Call, ColumnText, RowType};
+use crate::pg::{self, Call, ColumnText, OutOfMemory, RowType};
 use crate::scope::{Scope, ScopeRow};
 use crate::store::{self, scopes, tokens};
 use crate::sweep::{self, cron};
@@ -60,7 +62,7 @@ sql_function!(
 );
 sql_function!(temptoken_introspect, pg_finfo_temptoken_introspect, introspect);
 sql_function!(temptoken_find_tokens, pg_finfo_temptoken_find_tokens, find_tokens);
-sql_function!(temptoken_outcomes, pg_finfo_temptoken_outcomes, outcomes);
+sql_function!(temptoken_stats, pg_finfo_temptoken_stats, stats);
 sql_function!(temptoken_sweep_state, pg_finfo_temptoken_sweep_state, sweep_state);
 sql_function!(temptoken_rows_waiting, pg_finfo_temptoken_rows_waiting, rows_waiting);
 sql_function!(temptoken_sweep_worker_start, pg_finfo_temptoken_sweep_worker_start, sweep_worker_start);
@@ -135,7 +137,13 @@ fn scopes_changed(call: &Call<'_>) -> Answer {
 // ---------------------------------------------------------------------------------------------------------------------
 
 fn mint_request<'call>(call: &Call<'call>) -> mint::Request<'call> {
-    mint::Request { scope: call.text(0), ttl: call.interval(2), metadata: call.datum(3), max_uses: call.int4(4) }
+    mint::Request {
+        scope: call.text(0),
+        ttl: call.interval(2),
+        metadata: call.datum(3),
+        max_uses: call.int4(4),
+        replace: call.boolean(5).unwrap_or(false),
+    }
 }
 
 fn mint_one(call: &Call<'_>) -> Answer {
@@ -179,6 +187,7 @@ fn token_row(row: &tokens::TokenRow<'_>) -> Datum {
         (c"resource_id", pg_sys::TEXTOID),
         (c"expires_at", pg_sys::TIMESTAMPTZOID),
         (c"metadata", pg_sys::JSONBOID),
+        (c"uses_left", pg_sys::INT4OID),
     ]);
     ROW.form(&token_columns(row))
 }
@@ -199,23 +208,25 @@ fn validate_as_value(call: &Call<'_>, uses: Uses) -> Answer {
         (c"resource_id", pg_sys::TEXTOID),
         (c"expires_at", pg_sys::TIMESTAMPTZOID),
         (c"metadata", pg_sys::JSONBOID),
+        (c"uses_left", pg_sys::INT4OID),
     ]);
     let (status, columns) = match validate::validate(call, &validation_request(call), uses)? {
         Verdict::Ok(row) => ("ok", token_columns(&row)),
-        Verdict::Refused { refusal, .. } => (Refusal::name(refusal), [None; 5]),
+        Verdict::Refused { refusal, .. } => (Refusal::name(refusal), [None; 6]),
     };
-    let [id, scope, resource_id, expires_at, metadata] = columns;
+    let [id, scope, resource_id, expires_at, metadata, uses_left] = columns;
     let status = Some(pg::varlena(status.as_bytes()));
-    Ok(Some(ROW.form(&[status, id, scope, resource_id, expires_at, metadata])))
+    Ok(Some(ROW.form(&[status, id, scope, resource_id, expires_at, metadata, uses_left])))
 }
 
-fn token_columns(row: &tokens::TokenRow<'_>) -> [Option<Datum>; 5] {
+fn token_columns(row: &tokens::TokenRow<'_>) -> [Option<Datum>; 6] {
     [
         Some(row.id_value),
         Some(row.scope.value),
         Some(row.resource_id.value),
         Some(pg::timestamptz(row.expires_at)),
         row.metadata,
+        row.uses_left.map(Datum::from),
     ]
 }
 
@@ -275,31 +286,59 @@ fn introspect(call: &Call<'_>) -> Answer {
         Some(token) => validate::find_active(call, &token)?,
         None => None,
     };
-    Ok(Some(pg::jsonb(&introspection::response(active.as_ref()))))
+    Ok(Some(introspection::response(call, active.as_ref())))
 }
 
 fn find_tokens(call: &Call<'_>) -> Answer {
     static ROW: RowType =
         RowType::new(&[(c"id", pg_sys::UUIDOID), (c"known", pg_sys::BOOLOID), (c"active", pg_sys::BOOLOID)]);
-    let tokens = Token::find_all(call.text(0).unwrap_or_default());
-    let mut rows = Vec::with_capacity(tokens.len());
-    for token in tokens {
-        let known = validate::find(call, &token)?.is_some();
-        let active = validate::find_active(call, &token)?.is_some();
-        rows.push([Some(pg::uuid(token.id().as_bytes())), Some(Datum::from(known)), Some(Datum::from(active))]);
-    }
-    call.rows(&ROW, |put| rows.iter().for_each(|row| put(row)));
-    Ok(None)
+    let mut seen = HashSet::new();
+    let mut failure = Ok(());
+    call.rows(&ROW, |put| {
+        failure = Token::candidates(call.text(0).unwrap_or_default()).try_for_each(|candidate| {
+            pg::check_for_interrupts();
+            let Some(token) = Token::parse(candidate) else { return Ok(()) };
+            seen.try_reserve(1).map_err(|_| OutOfMemory)?;
+            if seen.insert(token.key()) {
+                let known = validate::find(call, &token)?.is_some();
+                let active = validate::find_active(call, &token)?.is_some();
+                put(&[Some(pg::uuid(token.id().as_bytes())), Some(Datum::from(known)), Some(Datum::from(active))]);
+            }
+            Ok(())
+        });
+    });
+    failure.map(|()| None)
 }
 
-fn outcomes(call: &Call<'_>) -> Answer {
-    static ROW: RowType = RowType::new(&[(c"outcome", pg_sys::TEXTOID), (c"count", pg_sys::INT8OID)]);
+/// Live and expired tokens of each scope, and how often validation has answered what.
+fn stats(call: &Call<'_>) -> Answer {
+    static ROW: RowType = RowType::new(&[
+        (c"scope", pg_sys::TEXTOID),
+        (c"live", pg_sys::INT8OID),
+        (c"expired", pg_sys::INT8OID),
+        (c"next_expiry", pg_sys::TIMESTAMPTZOID),
+        (c"outcomes", pg_sys::JSONBOID),
+    ]);
+    let names = scopes::names(call)?;
+    let mut counted = Ok(());
     call.rows(&ROW, |put| {
-        for (name, count) in counters::of(call.text(0)).into_iter().flatten() {
-            put(&[Some(pg::varlena(name.as_bytes())), Some(Datum::from(count as i64))]);
-        }
+        counted = tokens::count_by_scope(names, |row| {
+            put(&[row.datum(1), row.datum(2), row.datum(3), row.datum(4), outcomes(call, row.bytes(1))]);
+        });
     });
-    Ok(None)
+    counted.map(|()| None)
+}
+
+/// How often validation has answered what of tokens of `scope`, as a jsonb. `None` where nothing is counted.
+fn outcomes(call: &Call<'_>, scope: Option<&[u8]>) -> Option<Datum> {
+    let counts = counters::of(scope)?;
+    let mut json = pg::Text::new(call);
+    for (at, (name, count)) in counts.iter().enumerate() {
+        json.push(if at == 0 { b"{" } else { b"," });
+        json.push(format!("\"{name}\": {count}").as_bytes());
+    }
+    json.push(b"}");
+    Some(pg::jsonb(json.bytes()))
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -378,17 +417,18 @@ fn cron_unschedule(call: &Call<'_>) -> Answer {
 
 fn authenticate(call: &Call<'_>) -> Answer {
     let row = authorized(call, &validation_request(call))?;
-    bind(&row);
+    bind(&row)?;
     Ok(Some(token_row(&row)))
 }
 
-fn bind(row: &tokens::TokenRow<'_>) {
+fn bind(row: &tokens::TokenRow<'_>) -> Result<(), Error> {
     identity::bind(Identity {
         id: row.id,
-        scope: row.scope.bytes.into(),
-        resource_id: row.resource_id.bytes.into(),
-        metadata: row.metadata.map(pg::to_raw),
+        scope: pg::to_box(row.scope.bytes)?,
+        resource_id: pg::to_box(row.resource_id.bytes)?,
+        metadata: row.metadata.map(pg::to_raw).transpose()?,
     });
+    Ok(())
 }
 
 fn current_id(_call: &Call<'_>) -> Answer {
@@ -408,12 +448,12 @@ fn current_metadata(_call: &Call<'_>) -> Answer {
 }
 
 fn pre_request(call: &Call<'_>) -> Answer {
-    let request = postgrest::request(call);
+    let request = postgrest::request(call)?;
     if request.token.is_none() && !settings::require_token() {
         return Ok(Some(Datum::from(0)));
     }
     match validate::validate(call, &request, Uses::Spend)? {
-        Verdict::Ok(row) => bind(&row),
+        Verdict::Ok(row) => bind(&row)?,
         Verdict::Refused { .. } => return Err(Error::unauthorized()),
     }
     Ok(Some(Datum::from(0)))

@@ -8,7 +8,7 @@ use std::fmt::Write as _;
 
 use pgrx::pg_sys::{self, Datum};
 
-use crate::pg::{self, Call};
+use crate::pg::{self, Call, OutOfMemory};
 use crate::scope::{MintProblem, Problem, RESOURCE_ID_MAX};
 
 /// Validation's answer to a request that it does not authorize, in the order in which it judges.
@@ -51,6 +51,9 @@ enum Kind {
     InvalidResourceId,
     InvalidMaxUses,
     InvalidArray,
+    RepeatedResourceId,
+    OutOfMemory,
+    TemporaryTable,
     TooManyResourceIds,
     NoRandomness,
     TablesMissing,
@@ -132,13 +135,32 @@ impl Kind {
                 "invalid_parameter_value",
                 b"22023",
                 "max_uses must be positive",
-                c"Pass NULL for the scope's own limit.",
+                c"Pass NULL for the scope's own limit, or a positive number that is not over it.",
             ),
             Self::InvalidArray => row(
                 "array_subscript_error",
                 b"2202E",
                 "resource_ids must be a one-dimensional array",
                 c"Pass ARRAY['id 1', 'id 2'].",
+            ),
+            Self::RepeatedResourceId => row(
+                "invalid_parameter_value",
+                b"22023",
+                "resource_ids names a resource id twice",
+                c"With replace => true, name each resource id once: only one token of it can be the newest.",
+            ),
+            Self::OutOfMemory => row(
+                "out_of_memory",
+                b"53200",
+                "out of memory",
+                c"Pass less at a time.",
+            ),
+            Self::TemporaryTable => row(
+                "insufficient_privilege",
+                b"42501",
+                "code on the extension's tables names a temporary table of this session",
+                c"Triggers, rules and constraints on the tables of schema temptoken must qualify what they name, such as \
+                  public.audit_log.",
             ),
             Self::TooManyResourceIds => row(
                 "program_limit_exceeded",
@@ -274,6 +296,10 @@ impl Error {
                 format!("It is NULL, longer than {RESOURCE_ID_MAX} bytes, or cannot stand in the paths of its scope."),
             ),
             MintProblem::MaxUses => Self::new(Kind::InvalidMaxUses),
+            MintProblem::MaxUsesOverScope { most } => Self {
+                message: format!("max_uses is over the scope's, which is {most}").into(),
+                ..Self::new(Kind::InvalidMaxUses)
+            },
         }
     }
 
@@ -294,6 +320,16 @@ impl Error {
     /// mint_many: the resource ids are an array of arrays.
     pub fn invalid_array() -> Self {
         Self::new(Kind::InvalidArray)
+    }
+
+    /// mint_many with `replace`: a resource id stands in the array twice.
+    pub fn repeated_resource_id() -> Self {
+        Self::new(Kind::RepeatedResourceId)
+    }
+
+    /// Code of the owner's on our tables names a temporary table that is not the owner's.
+    pub fn temporary_table() -> Self {
+        Self::new(Kind::TemporaryTable)
     }
 
     /// The trigger function is called in another way than as an AFTER ROW trigger of DELETE or UPDATE.
@@ -377,6 +413,12 @@ impl Error {
     }
 }
 
+impl From<OutOfMemory> for Error {
+    fn from(_: OutOfMemory) -> Self {
+        Self::new(Kind::OutOfMemory)
+    }
+}
+
 impl From<pg::TableGone> for Error {
     fn from(_: pg::TableGone) -> Self {
         Self::tables_missing()
@@ -411,6 +453,23 @@ pub unsafe fn raise(error: Error) -> ! {
     unsafe { error.into_report().throw() }
 }
 
+/// Has no error carry a backtrace of Rust's, whatever the server's environment says: pgrx would put it into the DETAIL of
+/// every error of PostgreSQL's that passes through it. To be called before the first panic: the standard library asks the
+/// environment once, and each library has a standard library of its own.
+pub fn without_backtraces() {
+    const VARIABLE: &str = "RUST_LIB_BACKTRACE";
+    let before = std::env::var_os(VARIABLE);
+    // SAFETY: a process of PostgreSQL's has one thread when it loads a library.
+    unsafe {
+        std::env::set_var(VARIABLE, "0");
+        drop(std::backtrace::Backtrace::capture());
+        match before {
+            Some(value) => std::env::set_var(VARIABLE, value),
+            None => std::env::remove_var(VARIABLE),
+        }
+    }
+}
+
 /// PostgreSQL's `MAKE_SQLSTATE` (utils/elog.h): six bits a character.
 const fn encode(sqlstate: &[u8; 5]) -> c_int {
     let mut code = 0;
@@ -439,6 +498,8 @@ unsafe extern "C-unwind" {
     fn errmsg_internal(format: *const c_char, ...) -> c_int;
     fn errdetail_internal(format: *const c_char, ...) -> c_int;
     fn errhint(format: *const c_char, ...) -> c_int;
+    fn errhidestmt(hide: bool) -> c_int;
+    fn errhidecontext(hide: bool) -> c_int;
     fn errfinish(filename: *const c_char, lineno: c_int, funcname: *const c_char);
 }
 
@@ -460,6 +521,10 @@ impl Report {
                 if !self.hint.is_null() {
                     errhint(c"%s".as_ptr(), self.hint);
                 }
+                // At default settings the server logs the statement of an error, and in its context those of functions: with
+                // the token, where it is a literal.
+                errhidestmt(true);
+                errhidecontext(true);
                 errfinish(c"errors.rs".as_ptr(), line!() as c_int, c"throw".as_ptr());
             }
         }

@@ -34,6 +34,7 @@ pgrx::extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize
 /// Called by PostgreSQL when it loads the library: in the postmaster, where preloaded, or in a session.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
+    errors::without_backtraces();
     settings::define();
     store::watch();
     identity::watch();

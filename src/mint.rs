@@ -17,6 +17,8 @@ pub struct Request<'call> {
     pub ttl: Option<Span>,
     pub metadata: Option<Datum>,
     pub max_uses: Option<i32>,
+    /// Whether the earlier tokens of the scope and resource id end.
+    pub replace: bool,
 }
 
 impl<'call> Request<'call> {
@@ -49,7 +51,11 @@ pub fn one(call: &Call<'_>, request: &Request<'_>, resource_id: Option<&[u8]>) -
     let mint = request.admit(call, &[resource_id])?;
     let token = Token::generate(mint.expires_at_ms).ok_or_else(Error::no_randomness)?;
     let text = text(&token);
-    tokens::insert(&mint, token.id(), token.digest(), resource_id.unwrap_or_default())?;
+    let resource_id = resource_id.unwrap_or_default();
+    if request.replace {
+        tokens::replace(mint.scope, resource_id)?;
+    }
+    tokens::insert(&mint, token.id(), token.digest(), resource_id)?;
     Ok(text)
 }
 
@@ -61,37 +67,35 @@ pub struct Pairs<'call> {
 
 /// Mints a token for each element of the text[] argument `index`, all or none.
 pub fn many<'call>(call: &Call<'call>, request: &Request<'call>, index: usize) -> Result<Pairs<'call>, Error> {
-    let (mint, batch, pairs) = prepare(call, request, index)?;
-    tokens::insert_many(call, &mint, &batch)?;
-    Ok(pairs)
-}
-
-/// Everything that `many` needs, in memory of the call: its frame must own nothing while the tokens are stored.
-fn prepare<'call>(
-    call: &Call<'call>,
-    request: &Request<'call>,
-    index: usize,
-) -> Result<(tokens::Mint<'call>, tokens::Batch<'call>, Pairs<'call>), Error> {
     let array = call.text_array(index).filter(|array| array.dimensions <= 1).ok_or_else(Error::invalid_array)?;
+    let argument = call.datum(index).ok_or_else(Error::invalid_array)?;
     if array.length > TextArray::LENGTH_MAX {
         return Err(Error::too_many_resource_ids());
     }
-    let mint = request.admit(call, &array.elements)?;
-    let generated = Token::generate_many(mint.expires_at_ms, array.elements.len()).ok_or_else(Error::no_randomness)?;
-    let resource_ids = || array.elements.iter().map(|id| id.unwrap_or_default());
-    let new = |(token, resource_id): (&Token, &'call [u8])| {
+    let mint = request.admit(call, array.elements)?;
+    if request.replace {
+        require_different(call, array.elements)?;
+        tokens::replace_many(mint.scope, argument)?;
+    }
+    // All in memory of the call, which PostgreSQL frees, and can fail to have: there may be a million.
+    let minted = pg::list(call, std::iter::repeat_n(Token::NONE, array.elements.len()));
+    Token::generate_many(mint.expires_at_ms, minted).ok_or_else(Error::no_randomness)?;
+    let new = |token: &Token| {
         pg::check_for_interrupts();
-        tokens::New { id: token.id(), digest: token.digest(), resource_id }
+        tokens::New { id: token.id(), digest: token.digest() }
     };
-    let batch = tokens::Batch {
-        tokens: pg::list(call, generated.iter().zip(resource_ids()).map(new)),
-        resource_ids: call.datum(index).ok_or_else(Error::invalid_array)?,
-    };
-    let pairs = Pairs {
-        resource_ids: pg::list(call, resource_ids().map(pg::varlena)),
-        tokens: pg::list(call, generated.iter().map(text)),
-    };
-    Ok((mint, batch, pairs))
+    tokens::insert_many(call, &mint, pg::list(call, minted.iter().map(new)), argument)?;
+    Ok(Pairs {
+        resource_ids: pg::list(call, array.elements.iter().map(|id| pg::varlena(id.unwrap_or_default()))),
+        tokens: pg::list(call, minted.iter().map(text)),
+    })
+}
+
+/// Of two tokens for one resource id, neither would be the newest.
+fn require_different(call: &Call<'_>, resource_ids: &[Option<&[u8]>]) -> Result<(), Error> {
+    let sorted = pg::list(call, resource_ids.iter().copied());
+    sorted.sort_unstable();
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) { Err(Error::repeated_resource_id()) } else { Ok(()) }
 }
 
 fn text(token: &Token) -> Datum {

@@ -1,22 +1,22 @@
 //! The seam to the server: arguments and results of SQL functions, primary-key lookups, kept statements, clock.
 //!
 //! Lives here: what any extension would need of PostgreSQL, behind functions that are safe to call, and with that most
-//! of the `unsafe` of this crate. May not come in here: tokens, scopes, names of our tables. Storing many rows at once has
-//! a file of its own, `copy`.
+//! of the `unsafe` of this crate. May not come in here: tokens, scopes, names of our tables.
 //!
 //! Two habits of this file. What is opened has no destructor: after an error PostgreSQL's resource owners and memory
 //! contexts clean up. And what outlives a function is palloc'd in the context current at the call, which the executor
 //! resets.
 
-pub mod copy;
-
 use std::ffi::{CStr, c_char, c_int, c_void};
+use std::hash::{Hash, Hasher};
 use std::marker::PhantomData;
 use std::ptr;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicPtr, Ordering};
 
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum, Oid};
+use rustc_hash::FxHasher;
 
 use crate::scope::{Span, TextArray};
 
@@ -224,12 +224,12 @@ unsafe fn text_array<'a>(datum: Datum) -> TextArray<'a> {
         let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         let length = pg_sys::ArrayGetNItems((*array).ndim, array.add(1).cast::<c_int>()) as usize;
         if length > TextArray::LENGTH_MAX {
-            return TextArray { dimensions: (*array).ndim, length, elements: Vec::new() };
+            return TextArray { dimensions: (*array).ndim, length, elements: &[] };
         }
         let align = pg_sys::TYPALIGN_INT as c_char;
         pg_sys::deconstruct_array(array, pg_sys::TEXTOID, -1, false, align, &mut values, &mut nulls, &mut count);
         let element = |at: usize| (!*nulls.add(at)).then(|| varlena_bytes(*values.add(at)));
-        TextArray { dimensions: (*array).ndim, length, elements: (0..count as usize).map(element).collect() }
+        TextArray { dimensions: (*array).ndim, length, elements: palloc_list((0..count as usize).map(element)) }
     }
 }
 
@@ -255,13 +255,26 @@ pub fn varlena(bytes: &[u8]) -> Datum {
     pgrx::varlena::rust_byte_slice_to_bytea(bytes).into_pg().into()
 }
 
-/// The bytes of a jsonb or other varlena value, header included, as [`from_raw`] takes them.
-pub fn to_raw(value: Datum) -> Box<[u8]> {
+/// A copy of a jsonb or other varlena value on Rust's heap, header included, as [`from_raw`] takes it.
+pub fn to_raw(value: Datum) -> Result<Box<[u8]>, OutOfMemory> {
     // SAFETY: the value is a varlena; detoasted, its header says how long it is.
     unsafe {
         let varlena = pg_sys::pg_detoast_datum(value.cast_mut_ptr());
-        std::slice::from_raw_parts(varlena.cast::<u8>(), pgrx::varlena::varsize_any(varlena)).into()
+        to_box(std::slice::from_raw_parts(varlena.cast::<u8>(), pgrx::varlena::varsize_any(varlena)))
     }
+}
+
+/// Memory on Rust's heap that could not be had. What a caller sizes must fail in this way: Rust's own answer is to end the
+/// process, which restarts the server.
+#[derive(Clone, Copy, Debug)]
+pub struct OutOfMemory;
+
+/// A copy of `bytes` on Rust's heap.
+pub fn to_box(bytes: &[u8]) -> Result<Box<[u8]>, OutOfMemory> {
+    let mut copy = Vec::new();
+    copy.try_reserve_exact(bytes.len()).map_err(|_| OutOfMemory)?;
+    copy.extend_from_slice(bytes);
+    Ok(copy.into_boxed_slice())
 }
 
 /// A varlena value of the bytes that [`to_raw`] gave, palloc'd.
@@ -295,14 +308,48 @@ pub fn uuid(bytes: &[u8; 16]) -> Datum {
 
 /// A list of these values, palloc'd: it needs no destructor.
 pub fn list<'call, T: Copy>(_call: &Call<'call>, values: impl ExactSizeIterator<Item = T>) -> &'call mut [T] {
-    // SAFETY: the memory is of the size asked for, aligned to the largest type, lives as long as the call, and as many
-    // values as are in the list have been written to it.
+    // SAFETY: the list lives as long as the call.
+    unsafe { palloc_list(values) }
+}
+
+/// # Safety
+/// The list is not used after the current memory context is reset.
+unsafe fn palloc_list<'a, T: Copy>(values: impl ExactSizeIterator<Item = T>) -> &'a mut [T] {
+    // SAFETY: the memory is of the size asked for, aligned to the largest type, and as many values as are in the list have
+    // been written to it.
     unsafe {
         let length = values.len();
         let size = length * size_of::<T>();
         let start = pg_sys::palloc_extended(size, pg_sys::MCXT_ALLOC_HUGE as c_int).cast::<T>();
         let written = values.take(length).enumerate().map(|(at, value)| start.add(at).write(value)).count();
         std::slice::from_raw_parts_mut(start, written)
+    }
+}
+
+/// A text that grows, palloc'd. Text past 1 GB is PostgreSQL's error 54000.
+pub struct Text(pg_sys::StringInfoData);
+
+impl Text {
+    /// An empty text.
+    pub fn new(_call: &Call<'_>) -> Self {
+        let mut text = pg_sys::StringInfoData::default();
+        // SAFETY: fills in the structure.
+        unsafe { pg_sys::initStringInfo(&mut text) };
+        Self(text)
+    }
+
+    /// Appends `bytes`.
+    pub fn push(&mut self, bytes: &[u8]) {
+        // A slice is at most isize::MAX bytes long; one that is longer than PostgreSQL's limit counts as longest.
+        let length = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
+        // SAFETY: the structure was filled in; a length past the limit is an error before anything is copied.
+        unsafe { pg_sys::appendBinaryStringInfo(&mut self.0, bytes.as_ptr().cast(), length) };
+    }
+
+    /// What was appended.
+    pub fn bytes(&self) -> &[u8] {
+        // SAFETY: `len` bytes have been written.
+        unsafe { std::slice::from_raw_parts(self.0.data.cast(), self.0.len as usize) }
     }
 }
 
@@ -492,6 +539,7 @@ fn split(columns: &[Option<Datum>]) -> ([Datum; COLUMNS_MAX], [bool; COLUMNS_MAX
 /// A row of a table.
 pub struct Tuple<'a> {
     tuple: pg_sys::HeapTuple,
+    description: pg_sys::TupleDesc,
     columns: Columns,
     memory: PhantomData<&'a ()>,
 }
@@ -594,9 +642,10 @@ impl Key {
 /// `is_current` says, once the table is locked, which takes note of changes, whether it is still what the caller takes it
 /// for; else it counts as gone. It calls nothing of PostgreSQL's.
 ///
-/// This goes the way of the catalogs' own lookups (access/index/genam.c): no planner, no search path, no privileges, no
-/// transaction id, nothing that a standby forbids. Without an index it reads the whole table. The lock is given back at
-/// once, so that a long transaction which validates does not hold up DDL.
+/// There is no planner, no search path, no privileges, no transaction id in the way, nothing that a standby forbids, and
+/// no setting of the session (the catalogs' own lookups obey ignore_system_indexes). Without a primary key of that column
+/// it reads the whole table. The lock is given back at once, so that a long transaction which validates does not hold up
+/// DDL.
 pub fn find<'call>(
     _call: &Call<'call>,
     relation: Oid,
@@ -624,7 +673,7 @@ pub fn find_composite(
 /// The lookup itself, by functions that are declared here and not taken from pgrx: its guard around every single call
 /// costs as much as some of them do.
 mod raw {
-    use super::{Columns, Datum, Indexes, Key, Oid, PhantomData, TableGone, Tuple, pg_sys};
+    use super::{Columns, Datum, Key, Oid, PhantomData, TableGone, Tuple, pg_sys};
 
     unsafe extern "C-unwind" {
         fn LockRelationOid(relation: Oid, lock: pg_sys::LOCKMODE);
@@ -667,28 +716,39 @@ mod raw {
             nulls: *mut bool,
         );
         fn palloc(size: usize) -> *mut std::ffi::c_void;
-        fn heap_update(
+        fn index_open(index: Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
+        fn index_close(index: pg_sys::Relation, lock: pg_sys::LOCKMODE);
+        fn index_beginscan(
             table: pg_sys::Relation,
-            tid: pg_sys::ItemPointer,
-            new: pg_sys::HeapTuple,
-            cid: pg_sys::CommandId,
-            crosscheck: pg_sys::Snapshot,
-            wait: bool,
-            failure: *mut pg_sys::TM_FailureData,
-            mode: *mut pg_sys::LockTupleMode::Type,
-            #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))]
-            update_indexes: *mut pg_sys::TU_UpdateIndexes::Type,
-        ) -> pg_sys::TM_Result::Type;
-        fn ExecInsertIndexTuples(
-            #[cfg(not(feature = "pg13"))] target: *mut pg_sys::ResultRelInfo,
+            index: pg_sys::Relation,
+            snapshot: pg_sys::Snapshot,
+            #[cfg(feature = "pg18")] instrument: *mut pg_sys::IndexScanInstrumentation,
+            keys: std::ffi::c_int,
+            order_bys: std::ffi::c_int,
+        ) -> pg_sys::IndexScanDesc;
+        fn index_rescan(
+            scan: pg_sys::IndexScanDesc,
+            key: pg_sys::ScanKey,
+            keys: std::ffi::c_int,
+            order_by: pg_sys::ScanKey,
+            order_bys: std::ffi::c_int,
+        );
+        fn index_getnext_slot(
+            scan: pg_sys::IndexScanDesc,
+            direction: pg_sys::ScanDirection::Type,
             slot: *mut pg_sys::TupleTableSlot,
-            estate: *mut pg_sys::EState,
-            #[cfg(not(feature = "pg13"))] is_update: bool,
-            no_duplicate_error: bool,
-            conflict: *mut bool,
-            arbiters: *mut pg_sys::List,
-            #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))] only_summarizing: bool,
-        ) -> *mut pg_sys::List;
+        ) -> bool;
+        fn index_endscan(scan: pg_sys::IndexScanDesc);
+        fn table_slot_create(
+            table: pg_sys::Relation,
+            registered: *mut *mut pg_sys::List,
+        ) -> *mut pg_sys::TupleTableSlot;
+        fn ExecFetchSlotHeapTuple(
+            slot: *mut pg_sys::TupleTableSlot,
+            materialize: bool,
+            should_free: *mut bool,
+        ) -> pg_sys::HeapTuple;
+        fn ExecDropSingleTupleTableSlot(slot: *mut pg_sys::TupleTableSlot);
     }
 
     const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -715,10 +775,18 @@ mod raw {
     /// A lookup that has been made and not ended.
     #[derive(Clone, Copy)]
     pub struct Lookup {
-        table: pg_sys::Relation,
+        pub table: pg_sys::Relation,
         snapshot: pg_sys::Snapshot,
-        scan: pg_sys::SysScanDesc,
+        scan: Scan,
         tuple: pg_sys::HeapTuple,
+    }
+
+    /// How the rows of a lookup are read.
+    #[derive(Clone, Copy)]
+    enum Scan {
+        ByKey(KeyScan),
+        /// The whole table: it has no primary key of its first column alone.
+        WholeTable(pg_sys::SysScanDesc),
     }
 
     impl Lookup {
@@ -733,16 +801,19 @@ mod raw {
                     return Err(TableGone);
                 }
                 let table = relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
-                #[cfg(feature = "pg18")]
-                let index = RelationGetPrimaryKeyIndex(table, false);
-                #[cfg(not(feature = "pg18"))]
-                let index = RelationGetPrimaryKeyIndex(table);
                 let snapshot = RegisterSnapshot(GetLatestSnapshot());
                 let mut entry = pg_sys::ScanKeyData::default();
                 let strategy = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
                 ScanKeyInit(&mut entry, 1, strategy, key.equals.into(), key.value);
-                let scan = systable_beginscan(table, index, true, snapshot, 1, &mut entry);
-                Ok(Self { table, snapshot, scan, tuple: systable_getnext(scan) })
+                let (scan, tuple) = match KeyScan::begin(table, snapshot, std::slice::from_mut(&mut entry)) {
+                    Some(scan) => (Scan::ByKey(scan), scan.next()),
+                    None => {
+                        let none = pg_sys::InvalidOid;
+                        let scan = systable_beginscan(table, none, false, snapshot, 1, &mut entry);
+                        (Scan::WholeTable(scan), systable_getnext(scan))
+                    }
+                };
+                Ok(Self { table, snapshot, scan, tuple })
             }
         }
 
@@ -762,9 +833,83 @@ mod raw {
         pub unsafe fn end(self) {
             // SAFETY: what `begin` has opened.
             unsafe {
-                systable_endscan(self.scan);
+                match self.scan {
+                    Scan::ByKey(scan) => scan.end(),
+                    Scan::WholeTable(scan) => systable_endscan(scan),
+                }
                 UnregisterSnapshot(self.snapshot);
                 relation_close(self.table, LOCK);
+            }
+        }
+    }
+
+    /// A scan of a table by its primary key, in the order of the key.
+    #[derive(Clone, Copy)]
+    pub struct KeyScan {
+        index: pg_sys::Relation,
+        scan: pg_sys::IndexScanDesc,
+        slot: *mut pg_sys::TupleTableSlot,
+    }
+
+    impl KeyScan {
+        /// `None` where the primary key is not the first column alone.
+        ///
+        /// # Safety
+        /// As of [`Lookup::begin`]; `table` is open, and `keys`, which are of its first column, outlive the call.
+        pub unsafe fn begin(
+            table: pg_sys::Relation,
+            snapshot: pg_sys::Snapshot,
+            keys: &mut [pg_sys::ScanKeyData],
+        ) -> Option<Self> {
+            // SAFETY: by the caller's promise. The column is the first of the index too.
+            unsafe {
+                #[cfg(feature = "pg18")]
+                let oid = RelationGetPrimaryKeyIndex(table, false);
+                #[cfg(not(feature = "pg18"))]
+                let oid = RelationGetPrimaryKeyIndex(table);
+                if oid == pg_sys::InvalidOid {
+                    return None;
+                }
+                let index = index_open(oid, LOCK);
+                if !super::is_of_first_column(&*(*index).rd_index) {
+                    index_close(index, LOCK);
+                    return None;
+                }
+                let slot = table_slot_create(table, std::ptr::null_mut());
+                let count = keys.len() as std::ffi::c_int;
+                #[cfg(feature = "pg18")]
+                let scan = index_beginscan(table, index, snapshot, std::ptr::null_mut(), count, 0);
+                #[cfg(not(feature = "pg18"))]
+                let scan = index_beginscan(table, index, snapshot, count, 0);
+                index_rescan(scan, keys.as_mut_ptr(), count, std::ptr::null_mut(), 0);
+                Some(Self { index, scan, slot })
+            }
+        }
+
+        /// The next row, good until the one after it is asked for; NULL when there is none.
+        ///
+        /// # Safety
+        /// As of `begin`, before `end`.
+        pub unsafe fn next(&self) -> pg_sys::HeapTuple {
+            // SAFETY: the slot is one of the table's. Its tuple stays in the slot, which frees it.
+            unsafe {
+                if index_getnext_slot(self.scan, pg_sys::ScanDirection::ForwardScanDirection, self.slot) {
+                    let mut should_free = false;
+                    ExecFetchSlotHeapTuple(self.slot, false, &mut should_free)
+                } else {
+                    std::ptr::null_mut()
+                }
+            }
+        }
+
+        /// # Safety
+        /// As of `begin`, once.
+        pub unsafe fn end(self) {
+            // SAFETY: what `begin` has opened.
+            unsafe {
+                index_endscan(self.scan);
+                ExecDropSingleTupleTableSlot(self.slot);
+                index_close(self.index, LOCK);
             }
         }
     }
@@ -808,72 +953,7 @@ mod raw {
         unsafe {
             let columns = room(description);
             take_apart(tuple, description, &columns);
-            Tuple { tuple, columns, memory: PhantomData }
-        }
-    }
-
-    /// Puts `new` in the place of the row at `tid`, after waiting for any other transaction that is changing that; with
-    /// what came of it, which indexes the new row has to be put into.
-    ///
-    /// # Safety
-    /// As of [`take_apart`]. The row at `tid` was found by a lookup that has not ended.
-    pub unsafe fn update(
-        table: pg_sys::Relation,
-        tid: pg_sys::ItemPointer,
-        new: pg_sys::HeapTuple,
-    ) -> (pg_sys::TM_Result::Type, Option<Indexes>) {
-        let mut failure = pg_sys::TM_FailureData::default();
-        let mut mode = pg_sys::LockTupleMode::LockTupleNoKeyExclusive;
-        // SAFETY: by the caller's promise.
-        unsafe {
-            let cid = super::GetCurrentCommandId(true);
-            let none = std::ptr::null_mut();
-            #[cfg(any(feature = "pg13", feature = "pg14", feature = "pg15"))]
-            {
-                let result = heap_update(table, tid, new, cid, none, true, &mut failure, &mut mode);
-                let is_heap_only = (*(*new).t_data).t_infomask2 & pg_sys::HEAP_ONLY_TUPLE as u16 != 0;
-                (result, (!is_heap_only).then_some(Indexes::All))
-            }
-            #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))]
-            {
-                let mut update_indexes = pg_sys::TU_UpdateIndexes::TU_None;
-                let result =
-                    heap_update(table, tid, new, cid, none, true, &mut failure, &mut mode, &mut update_indexes);
-                let indexes = match update_indexes {
-                    pg_sys::TU_UpdateIndexes::TU_None => None,
-                    pg_sys::TU_UpdateIndexes::TU_Summarizing => Some(Indexes::Summarizing),
-                    _ => Some(Indexes::All),
-                };
-                (result, indexes)
-            }
-        }
-    }
-
-    /// Puts the row in `slot` into the open indexes of `target`.
-    ///
-    /// # Safety
-    /// As of [`take_apart`].
-    pub unsafe fn insert_index_tuples(
-        target: *mut pg_sys::ResultRelInfo,
-        slot: *mut pg_sys::TupleTableSlot,
-        estate: *mut pg_sys::EState,
-        indexes: Indexes,
-    ) {
-        let (conflict, none) = (std::ptr::null_mut(), std::ptr::null_mut());
-        // SAFETY: by the caller's promise. No index is of a deferrable constraint, which would be a trigger of the table:
-        // there is nothing to check again.
-        unsafe {
-            #[cfg(any(feature = "pg13", feature = "pg14", feature = "pg15"))]
-            debug_assert!(indexes == Indexes::All);
-            #[cfg(feature = "pg13")]
-            {
-                (*estate).es_result_relation_info = target;
-                ExecInsertIndexTuples(slot, estate, false, conflict, none);
-            }
-            #[cfg(any(feature = "pg14", feature = "pg15"))]
-            ExecInsertIndexTuples(target, slot, estate, true, false, conflict, none);
-            #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))]
-            ExecInsertIndexTuples(target, slot, estate, true, false, conflict, none, indexes == Indexes::Summarizing);
+            Tuple { tuple, description, columns, memory: PhantomData }
         }
     }
 
@@ -915,8 +995,6 @@ pub struct WalkedRow<'a> {
 
 // Declared here, and not taken from pgrx, whose guard around every call is dear where there is one for each row.
 unsafe extern "C-unwind" {
-    fn systable_getnext_ordered(scan: pg_sys::SysScanDesc, direction: pg_sys::ScanDirection::Type)
-    -> pg_sys::HeapTuple;
     fn GetCurrentCommandId(used: bool) -> pg_sys::CommandId;
     fn heap_delete(
         relation: pg_sys::Relation,
@@ -938,11 +1016,6 @@ pub fn walk(relation: Oid, range: &UuidRange, mut visit: impl FnMut(&WalkedRow<'
     unsafe {
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let table = open(relation, lock)?;
-        let Some(key) = key_to_walk(table) else {
-            pg_sys::relation_close(table, lock);
-            return Err(TableGone);
-        };
-        let index = pg_sys::index_open(key, lock);
         let snapshot = pg_sys::RegisterSnapshot(pg_sys::GetLatestSnapshot());
         let mut keys = [pg_sys::ScanKeyData::default(); 2];
         let bounds = [
@@ -953,25 +1026,27 @@ pub fn walk(relation: Oid, range: &UuidRange, mut visit: impl FnMut(&WalkedRow<'
             let strategy = strategy as pg_sys::StrategyNumber;
             pg_sys::ScanKeyInit(key, 1, strategy, operator.into(), Datum::from(ptr::from_ref(bound)));
         }
-        let columns = raw::room((*table).rd_att);
-        let scan = pg_sys::systable_beginscan_ordered(table, index, snapshot, 2, keys.as_mut_ptr());
-        loop {
-            check_for_interrupts();
-            let tuple = systable_getnext_ordered(scan, pg_sys::ScanDirection::ForwardScanDirection);
-            if tuple.is_null() {
-                break;
+        let scan = raw::KeyScan::begin(table, snapshot, &mut keys);
+        if let Some(scan) = scan {
+            let description = (*table).rd_att;
+            let columns = raw::room(description);
+            loop {
+                check_for_interrupts();
+                let tuple = scan.next();
+                if tuple.is_null() {
+                    break;
+                }
+                raw::take_apart(tuple, description, &columns);
+                let tuple = Tuple { tuple, description, columns, memory: PhantomData };
+                if !visit(&WalkedRow { table, tuple }) {
+                    break;
+                }
             }
-            raw::take_apart(tuple, (*table).rd_att, &columns);
-            let tuple = Tuple { tuple, columns, memory: PhantomData };
-            if !visit(&WalkedRow { table, tuple }) {
-                break;
-            }
+            scan.end();
         }
-        pg_sys::systable_endscan_ordered(scan);
         pg_sys::UnregisterSnapshot(snapshot);
-        pg_sys::index_close(index, lock);
         pg_sys::relation_close(table, lock);
-        Ok(())
+        scan.map(|_| ()).ok_or(TableGone)
     }
 }
 
@@ -1002,87 +1077,12 @@ impl<'a> WalkedRow<'a> {
     /// # Safety
     /// As of [`Self::delete`].
     unsafe fn lock(&self, cid: pg_sys::CommandId) -> bool {
-        // SAFETY: the row is found by its tid; the buffer that it is found in is let go.
+        // SAFETY: by the caller's promise.
         unsafe {
-            let mut failure = pg_sys::TM_FailureData::default();
-            let mut row = pg_sys::HeapTupleData { t_self: (*self.tuple.tuple).t_self, ..Default::default() };
-            let (mode, policy) = (pg_sys::LockTupleMode::LockTupleExclusive, pg_sys::LockWaitPolicy::LockWaitSkip);
-            let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
-            let result =
-                pg_sys::heap_lock_tuple(self.table, &mut row, cid, mode, policy, false, &mut buffer, &mut failure);
-            pg_sys::ReleaseBuffer(buffer);
-            result == pg_sys::TM_Result::TM_Ok
+            let row = pg_sys::HeapTupleData { t_self: (*self.tuple.tuple).t_self, ..Default::default() };
+            let (mode, wait) = (pg_sys::LockTupleMode::LockTupleExclusive, pg_sys::LockWaitPolicy::LockWaitSkip);
+            lock_tuple(self.table, row, cid, mode, wait) == pg_sys::TM_Result::TM_Ok
         }
-    }
-}
-
-/// A change of one column of a row.
-pub struct Change<'a> {
-    /// Its number, from 1.
-    pub column: usize,
-    /// Whether no CHECK constraint is about it, as [`is_checked`] says; asked once the table is locked.
-    pub is_unchecked: &'a dyn Fn() -> bool,
-    /// The new value for a row as it is; `None` leaves that as it is.
-    pub value: &'a dyn Fn(&Tuple<'_>) -> Option<Datum>,
-}
-
-/// Changes the row of table `relation` whose first column, its primary key, is `key`, as it is committed now or changed by
-/// this transaction, after waiting for any other that is changing it. Whether it did: there may be no such row, or nothing
-/// to change in it. The commit of this transaction waits for the WAL of that, whatever synchronous_commit says.
-///
-/// `None`, and nothing done, where updating a row is more than that, and a statement's work: a trigger, rule, constraint or
-/// storage of another kind has a part in it. `is_current` is that of [`find`].
-///
-/// An error leaves by longjmp through the caller's frames: no caller may own a destructor across this call.
-pub fn update(
-    relation: Oid,
-    is_current: impl Fn() -> bool,
-    key: &Key,
-    change: &Change<'_>,
-) -> Result<Option<bool>, TableGone> {
-    let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
-    // SAFETY: the table is open to the end, and locked to the end of the transaction, so that no trigger, rule, constraint or
-    // column is added.
-    unsafe {
-        let table = open(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
-        if !is_current() {
-            pg_sys::relation_close(table, no_lock);
-            return Err(TableGone);
-        }
-        let changed = updates_plainly(table, change).then(|| {
-            pg_sys::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_UPDATE);
-            as_user((*(*table).rd_rel).relowner, || update_row(table, relation, key, change))
-        });
-        pg_sys::relation_close(table, no_lock);
-        if changed == Some(true) {
-            pg_sys::ForceSyncCommit();
-        }
-        Ok(changed)
-    }
-}
-
-/// Whether updating a row of `table` is nothing but that.
-///
-/// # Safety
-/// `table` is open.
-unsafe fn updates_plainly(table: pg_sys::Relation, change: &Change<'_>) -> bool {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let has_triggers = (*table).trigdesc.as_ref().is_some_and(|triggers| {
-            triggers.trig_update_before_row
-                || triggers.trig_update_after_row
-                || triggers.trig_update_instead_row
-                || triggers.trig_update_before_statement
-                || triggers.trig_update_after_statement
-        });
-        let has_generated_columns = (*(*table).rd_att).constr.as_ref().is_some_and(|constraints| {
-            #[cfg(feature = "pg18")]
-            let has_virtual_ones = constraints.has_generated_virtual;
-            #[cfg(not(feature = "pg18"))]
-            let has_virtual_ones = false;
-            constraints.has_generated_stored || has_virtual_ones
-        });
-        is_plain(table) && !has_triggers && !has_generated_columns && (change.is_unchecked)()
     }
 }
 
@@ -1099,91 +1099,6 @@ unsafe fn is_plain(table: pg_sys::Relation) -> bool {
             && !class.relhassubclass
             && !class.relispartition
             && (*table).rd_rules.is_null()
-    }
-}
-
-/// Whether a CHECK constraint of table `relation` is about column `column`, from 1, or about the whole row.
-pub fn is_checked(relation: Oid, column: usize) -> Result<bool, TableGone> {
-    // SAFETY: the relation is open while its constraints are read, of which there are num_check; sets of columns count from
-    // below the system's (access/sysattr.h), and number 0 is the whole row.
-    unsafe {
-        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
-        let table = open(relation, lock)?;
-        let is_about_it = |check: &pg_sys::ConstrCheck| {
-            let mut columns = ptr::null_mut();
-            pg_sys::pull_varattnos(pg_sys::stringToNode(check.ccbin).cast(), 1, &mut columns);
-            [0, column as c_int]
-                .iter()
-                .any(|number| pg_sys::bms_is_member(number - pg_sys::FirstLowInvalidHeapAttributeNumber, columns))
-        };
-        let constraints = (*(*table).rd_att).constr.as_ref();
-        let checked =
-            constraints.is_some_and(|all| (0..all.num_check).any(|at| is_about_it(&*all.check.add(at.into()))));
-        pg_sys::relation_close(table, lock);
-        Ok(checked)
-    }
-}
-
-/// # Safety
-/// As of [`update`]; `table`, which is `relation`, is open and locked for writing.
-unsafe fn update_row(table: pg_sys::Relation, relation: Oid, key: &Key, change: &Change<'_>) -> bool {
-    // SAFETY: the row that is found stays where it is while the lookup has not ended; the new one is made of it.
-    unsafe {
-        // What the running command has changed before, this is to see.
-        end_command();
-        let (mut column, mut not_null) = (change.column as c_int, false);
-        loop {
-            let Ok(lookup) = raw::Lookup::begin(relation, || true, key) else { return false };
-            let description = lookup.description();
-            let value = |tuple| (change.value)(&raw::row(tuple, description)).map(|value| (tuple, value));
-            let Some((tuple, mut value)) = lookup.tuple().and_then(value) else {
-                lookup.end();
-                return false;
-            };
-            let new = pg_sys::heap_modify_tuple_by_cols(tuple, description, 1, &mut column, &mut value, &mut not_null);
-            let (result, index) = raw::update(table, &raw mut (*tuple).t_self, new);
-            lookup.end();
-            match result {
-                pg_sys::TM_Result::TM_Ok => {
-                    if let Some(index) = index {
-                        insert_into_indexes(table, new, index);
-                    }
-                    end_command();
-                    return true;
-                }
-                // Another transaction was first, and has committed: look again.
-                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => check_for_interrupts(),
-                _ => return false,
-            }
-        }
-    }
-}
-
-/// Which indexes a row that was updated has to be put into.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Indexes {
-    All,
-    /// Those that keep summaries of blocks, such as BRIN.
-    #[cfg(not(any(feature = "pg13", feature = "pg14", feature = "pg15")))]
-    Summarizing,
-}
-
-/// # Safety
-/// As of [`update_row`]; `tuple` was stored in `table` a moment ago.
-unsafe fn insert_into_indexes(table: pg_sys::Relation, tuple: pg_sys::HeapTuple, indexes: Indexes) {
-    // SAFETY: what executor/execReplication.c does, without a range table, as catalog/indexing.c. The memory for the result
-    // relation is filled in by InitResultRelInfo.
-    unsafe {
-        let estate = pg_sys::CreateExecutorState();
-        let target = pg_sys::palloc0(size_of::<pg_sys::ResultRelInfo>()).cast::<pg_sys::ResultRelInfo>();
-        pg_sys::InitResultRelInfo(target, table, 0, ptr::null_mut(), 0);
-        pg_sys::ExecOpenIndices(target, false);
-        let slot = pg_sys::MakeSingleTupleTableSlot((*table).rd_att, &pg_sys::TTSOpsHeapTuple);
-        pg_sys::ExecStoreHeapTuple(tuple, slot, false);
-        raw::insert_index_tuples(target, slot, estate, indexes);
-        pg_sys::ExecDropSingleTupleTableSlot(slot);
-        pg_sys::ExecCloseIndices(target);
-        pg_sys::FreeExecutorState(estate);
     }
 }
 
@@ -1270,11 +1185,16 @@ unsafe fn key_to_walk(table: pg_sys::Relation) -> Option<Oid> {
         if tuple.is_null() {
             return None;
         }
-        let entry = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_index>();
-        let is_first_column = entry.indnkeyatts == 1 && *entry.indkey.values.as_ptr() == 1;
+        let is_first_column = is_of_first_column(&*pg_sys::GETSTRUCT(tuple).cast());
         pg_sys::ReleaseSysCache(tuple);
         is_first_column.then_some(index)
     }
+}
+
+/// Whether an index is of the first column of its table, and of that alone.
+fn is_of_first_column(index: &pg_sys::FormData_pg_index) -> bool {
+    // SAFETY: an index has as many key columns as it says.
+    index.indnkeyatts == 1 && unsafe { *index.indkey.values.as_ptr() } == 1
 }
 
 /// Locks table `relation` and its primary key for a walk, if that can be had without waiting, while `walk` runs.
@@ -1343,7 +1263,7 @@ pub fn belongs_to_extension(relation: Oid, name: &CStr) -> bool {
 /// Locks table `relation` for writing until the transaction ends.
 pub fn lock_for_writing(relation: Oid) -> Result<(), TableGone> {
     // SAFETY: within a transaction, as every call from SQL and from a worker is.
-    unsafe { lock_and_get_owner(relation).map(drop) }
+    unsafe { lock_and_get_owner(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE).map(drop) }
 }
 
 /// Locks table `relation` for writing until the transaction ends, if that can be had without waiting.
@@ -1424,7 +1344,7 @@ pub fn setting_of_loaded_library<'call>(call: &Call<'call>, name: &CStr) -> Opti
     is_declared.then(|| setting(call, name)).flatten()
 }
 
-/// Raises the error with which this session was told to stop, if it was.
+/// Raises the error with which this session was told to stop, if it was. It leaves as a panic, which runs destructors.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
@@ -1436,23 +1356,16 @@ pub fn require_writable(command: &CStr) {
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
-// Writing tables
+// Statements
 // ---------------------------------------------------------------------------------------------------------------------
 
-/// An SQL statement that is planned once a session. Every name and operator in it is qualified, so that no search path
-/// has a say.
+/// An SQL statement that is planned once a session. It runs under the search path `pg_catalog, pg_temp`, so that functions
+/// and operators are PostgreSQL's own; tables in it are qualified.
 pub struct Statement {
     sql: &'static CStr,
     types: &'static [Oid],
+    lock: pg_sys::LOCKMODE,
     plan: AtomicPtr<pg_sys::_SPI_plan>,
-}
-
-/// What a statement did.
-pub struct Outcome {
-    /// Rows inserted, updated, deleted or returned.
-    pub rows: u64,
-    /// The greatest value of the first column returned, where that is a uuid.
-    pub greatest: Option<[u8; 16]>,
 }
 
 // Declared here, and not taken from pgrx, because an error that passes through pgrx's guard is raised anew with a closed
@@ -1471,22 +1384,38 @@ unsafe extern "C-unwind" {
 }
 
 impl Statement {
-    /// A statement with parameters of `types`, at most [`COLUMNS_MAX`].
+    /// A statement that writes, with parameters of `types`, at most [`COLUMNS_MAX`].
     pub const fn new(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self { sql, types, plan: AtomicPtr::new(ptr::null_mut()) }
+        Self::with_lock(sql, types, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)
+    }
+
+    /// A statement that reads.
+    pub const fn reading(sql: &'static CStr, types: &'static [Oid]) -> Self {
+        Self::with_lock(sql, types, pg_sys::AccessShareLock as pg_sys::LOCKMODE)
+    }
+
+    const fn with_lock(sql: &'static CStr, types: &'static [Oid], lock: pg_sys::LOCKMODE) -> Self {
+        Self { sql, types, lock, plan: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Runs the statement on the newest committed state, as the owner of table `relation` and without its row-level
-    /// security: whoever may call the function needs no right on the table.
+    /// security: whoever may call the function needs no right on the table. `visit` is called with each row that the
+    /// statement returns. Answers how many rows were inserted, updated, deleted or returned.
     ///
-    /// An error leaves by longjmp through the caller's frames: no caller may own a destructor across this call.
-    pub fn run(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<Outcome, TableGone> {
+    /// An error leaves by longjmp through the caller's frames and `visit`: none may own a destructor across this call.
+    pub fn run(
+        &self,
+        relation: Oid,
+        parameters: &[Option<Datum>],
+        mut visit: impl FnMut(&Tuple<'_>),
+    ) -> Result<u64, TableGone> {
         let (mut values, nulls) = split(parameters);
         let nulls = nulls.map(|null| if null { b'n' } else { b' ' } as c_char);
         // SAFETY: as many parameters of the declared types as the plan has. After an error PostgreSQL takes SPI's stack back
         // itself.
         unsafe {
-            as_owner(relation, || {
+            as_owner(relation, self.lock, || {
+                let caller = pg_sys::CurrentMemoryContext;
                 spi_check(pg_sys::SPI_connect());
                 // Planned as the owner too: parsing asks for USAGE on the schema.
                 let plan = self.plan();
@@ -1495,22 +1424,39 @@ impl Statement {
                 let code =
                     SPI_execute_snapshot(plan, values.as_mut_ptr(), nulls.as_ptr(), snapshot, none, false, true, 0);
                 spi_check(code);
-                let outcome = Outcome { rows: pg_sys::SPI_processed, greatest: greatest_uuid() };
+                let rows = pg_sys::SPI_processed;
+                let inner = pg_sys::MemoryContextSwitchTo(caller);
+                visit_result(&mut visit);
+                pg_sys::MemoryContextSwitchTo(inner);
                 spi_check(pg_sys::SPI_finish());
-                outcome
+                rows
             })
         }
     }
 
-    /// As [`Self::run`]; if it changed anything, the commit of this transaction waits for its WAL, whatever
-    /// synchronous_commit says, so that no crash undoes what was taken from a token.
-    pub fn run_durably(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<Outcome, TableGone> {
-        let outcome = self.run(relation, parameters)?;
-        if outcome.rows > 0 {
-            // SAFETY: sets a flag of the transaction.
-            unsafe { pg_sys::ForceSyncCommit() };
+    /// As [`Self::run`], for a statement that returns at most one row: a copy of that.
+    pub fn run_for_row<'call>(
+        &self,
+        _call: &Call<'call>,
+        relation: Oid,
+        parameters: &[Option<Datum>],
+    ) -> Result<Option<Tuple<'call>>, TableGone> {
+        let mut found = None;
+        // SAFETY: the row is copied, with what is stored elsewhere of it, into the memory that is current in this call.
+        self.run(relation, parameters, |tuple| unsafe {
+            found = Some(raw::row(raw::copy(tuple.tuple, tuple.description), tuple.description));
+        })?;
+        Ok(found)
+    }
+
+    /// As [`Self::run`], without a look at rows; if it changed anything, the commit of this transaction waits for its WAL,
+    /// whatever synchronous_commit says, so that no crash undoes what was taken from a token.
+    pub fn run_durably(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<u64, TableGone> {
+        let rows = self.run(relation, parameters, |_| {})?;
+        if rows > 0 {
+            commit_durably();
         }
-        Ok(outcome)
+        Ok(rows)
     }
 
     /// # Safety
@@ -1533,21 +1479,152 @@ impl Statement {
     }
 }
 
-/// Runs `work` as `user`, and without the row-level security of that user's tables, the way foreign keys are checked
-/// (utils/adt/ri_triggers.c).
+/// Calls `visit` with each row of the result of the statement that has just run, if it has one.
 ///
 /// # Safety
-/// Within a transaction. An error leaves by longjmp; the abort of the transaction or savepoint puts the user back then.
+/// SPI is connected and a statement has run.
+unsafe fn visit_result(visit: &mut impl FnMut(&Tuple<'_>)) {
+    // SAFETY: a result, where there is one, has `numvals` rows of its description.
+    unsafe {
+        let Some(result) = pg_sys::SPI_tuptable.as_ref() else { return };
+        let columns = raw::room(result.tupdesc);
+        for at in 0..result.numvals as usize {
+            let tuple = *result.vals.add(at);
+            raw::take_apart(tuple, result.tupdesc, &columns);
+            visit(&Tuple { tuple, description: result.tupdesc, columns, memory: PhantomData });
+        }
+    }
+}
+
+/// Has the commit of this transaction wait for its WAL, whatever synchronous_commit says.
+pub fn commit_durably() {
+    // SAFETY: sets a flag of the transaction.
+    unsafe { pg_sys::ForceSyncCommit() };
+}
+
+/// Under an isolation level that keeps its snapshot: locks the row of table `relation` whose first column, its primary key,
+/// is `key`, after waiting for any other transaction that is changing it. A statement that then changes the row on the
+/// newest committed state finds nobody before it, and so does not fail with 40001. Under READ COMMITTED a statement waits,
+/// and looks again, by itself.
+///
+/// An error leaves by longjmp through the caller's frames: no caller may own a destructor across this call.
+pub fn lock_row_to_update(relation: Oid, key: &Key) -> Result<(), TableGone> {
+    // SAFETY: the row is found by its tid, of which a copy is taken before the lookup ends; the table stays locked, so that
+    // the tid stays the row's, and the buffer that it is found in is let go.
+    unsafe {
+        if pg_sys::XactIsoLevel < pg_sys::XACT_REPEATABLE_READ as c_int {
+            return Ok(());
+        }
+        lock_and_get_owner(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
+        loop {
+            check_for_interrupts();
+            let lookup = raw::Lookup::begin(relation, || true, key)?;
+            let Some(found) = lookup.tuple() else {
+                lookup.end();
+                return Ok(());
+            };
+            let row = pg_sys::HeapTupleData { t_self: (*found).t_self, ..Default::default() };
+            let (mode, wait) = (pg_sys::LockTupleMode::LockTupleNoKeyExclusive, pg_sys::LockWaitPolicy::LockWaitBlock);
+            let result = lock_tuple(lookup.table, row, GetCurrentCommandId(true), mode, wait);
+            lookup.end();
+            match result {
+                // Another transaction was first, and has committed: look again.
+                pg_sys::TM_Result::TM_Updated | pg_sys::TM_Result::TM_Deleted => {}
+                _ => return Ok(()),
+            }
+        }
+    }
+}
+
+/// # Safety
+/// `table` is open and locked for writing, and `row` has the tid of a row of it.
+unsafe fn lock_tuple(
+    table: pg_sys::Relation,
+    mut row: pg_sys::HeapTupleData,
+    cid: pg_sys::CommandId,
+    mode: pg_sys::LockTupleMode::Type,
+    wait: pg_sys::LockWaitPolicy::Type,
+) -> pg_sys::TM_Result::Type {
+    let mut failure = pg_sys::TM_FailureData::default();
+    let mut buffer = pg_sys::InvalidBuffer as pg_sys::Buffer;
+    // SAFETY: by the caller's promise; the buffer is pinned whatever the result is.
+    unsafe {
+        let result = pg_sys::heap_lock_tuple(table, &mut row, cid, mode, wait, false, &mut buffer, &mut failure);
+        pg_sys::ReleaseBuffer(buffer);
+        result
+    }
+}
+
+/// Locks what `bytes` name until the transaction ends, among those who lock names of the same `kind`; waits for others. The
+/// lock is advisory, in a space apart from that of pg_advisory_lock(). Names with the same hash share a lock.
+pub fn lock_name(kind: u16, bytes: &[&[u8]], is_shared: bool) {
+    let mut hasher = FxHasher::default();
+    bytes.hash(&mut hasher);
+    let hash = hasher.finish();
+    let tag = pg_sys::LOCKTAG {
+        locktag_field1: database_oid(),
+        locktag_field2: (hash >> 32) as u32,
+        locktag_field3: hash as u32,
+        locktag_field4: kind,
+        locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
+        locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,
+    };
+    let mode = if is_shared { pg_sys::ShareLock } else { pg_sys::ExclusiveLock };
+    // SAFETY: takes a lock of the transaction.
+    unsafe { pg_sys::LockAcquire(&tag, mode as pg_sys::LOCKMODE, false, false) };
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// Acting as the owner of a table
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// What names mean to code that runs as the owner of a table: what they mean to nobody else's search path.
+const OWNER_SEARCH_PATH: &CStr = c"pg_catalog, pg_temp";
+
+/// A flag of our own among those of the security context (miscadmin.h): set while we act as the owner of a table, in
+/// everything that is called meanwhile too. PostgreSQL carries it along, and takes it back with the user when a
+/// transaction or savepoint is rolled back.
+const ACTING_AS_OWNER: c_int = 1 << 24;
+
+/// Runs `work` as `user`, without the row-level security of that user's tables, the way foreign keys are checked
+/// (utils/adt/ri_triggers.c), and under [`OWNER_SEARCH_PATH`], the way maintenance is done (utils/misc/guc.c,
+/// RestrictSearchPath): triggers, constraints and the like on the table are code of the owner's, and what it names must not
+/// be the caller's choice.
+///
+/// # Safety
+/// Within a transaction. An error leaves by longjmp; the abort of the transaction or savepoint puts user and search path
+/// back then.
 unsafe fn as_user<R>(user: Oid, work: impl FnOnce() -> R) -> R {
     let (mut caller, mut context) = (pg_sys::InvalidOid, 0);
-    let flags = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as c_int;
+    let flags = (pg_sys::SECURITY_LOCAL_USERID_CHANGE | pg_sys::SECURITY_NOFORCE_RLS) as c_int | ACTING_AS_OWNER;
     // SAFETY: by the caller's promise.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut caller, &mut context);
         pg_sys::SetUserIdAndSecContext(user, context | flags);
+        let level = pg_sys::NewGUCNestLevel();
+        set_owner_search_path();
         let result = work();
+        pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(caller, context);
         result
+    }
+}
+
+/// # Safety
+/// Within a level of settings of one's own.
+unsafe fn set_owner_search_path() {
+    // SAFETY: both are C strings.
+    unsafe {
+        pg_sys::set_config_option(
+            c"search_path".as_ptr(),
+            OWNER_SEARCH_PATH.as_ptr(),
+            pg_sys::GucContext::PGC_USERSET,
+            pg_sys::GucSource::PGC_S_SESSION,
+            pg_sys::GucAction::GUC_ACTION_SAVE,
+            true,
+            0,
+            false,
+        );
     }
 }
 
@@ -1556,47 +1633,110 @@ unsafe fn as_user<R>(user: Oid, work: impl FnOnce() -> R) -> R {
 pub fn become_owner(relation: Oid) -> Result<(), TableGone> {
     // SAFETY: within a transaction.
     unsafe {
-        let owner = lock_and_get_owner(relation)?;
+        let owner = lock_and_get_owner(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
         pg_sys::SetUserIdAndSecContext(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int);
     }
     Ok(())
 }
 
-/// Runs `act` as the owner of table `relation` and without its row-level security. The table stays locked for writing.
+/// Runs `act` as the owner of table `relation`, as [`as_user`] does. The table stays locked in this mode.
 ///
 /// # Safety
 /// Within a transaction. An error of PostgreSQL's may leave `act` by longjmp: neither that nor a caller owns a destructor.
-unsafe fn as_owner<R>(relation: Oid, act: impl FnOnce() -> R) -> Result<R, TableGone> {
+unsafe fn as_owner<R>(relation: Oid, lock: pg_sys::LOCKMODE, act: impl FnOnce() -> R) -> Result<R, TableGone> {
     // SAFETY: by the caller's promise.
-    unsafe { lock_and_get_owner(relation).map(|owner| as_user(owner, act)) }
+    unsafe { lock_and_get_owner(relation, lock).map(|owner| as_user(owner, act)) }
 }
 
 /// # Safety
 /// Within a transaction.
-unsafe fn lock_and_get_owner(relation: Oid) -> Result<Oid, TableGone> {
+unsafe fn lock_and_get_owner(relation: Oid, lock: pg_sys::LOCKMODE) -> Result<Oid, TableGone> {
     // SAFETY: the relation is open while its owner is read. The lock stays: the statement to come takes it anyway.
     unsafe {
-        let table = open(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
+        let table = open(relation, lock)?;
         let owner = (*(*table).rd_rel).relowner;
         pg_sys::relation_close(table, pg_sys::NoLock as pg_sys::LOCKMODE);
         Ok(owner)
     }
 }
 
-/// # Safety
-/// SPI is connected and a statement has run.
-unsafe fn greatest_uuid() -> Option<[u8; 16]> {
-    // SAFETY: a result, where there is one, has SPI_processed rows; its first column is checked to be a uuid.
-    unsafe {
-        let table = pg_sys::SPI_tuptable;
-        if table.is_null() || pg_sys::SPI_gettypeid((*table).tupdesc, 1) != pg_sys::UUIDOID {
-            return None;
+/// Raises an error, and does not return.
+type Raise = unsafe fn() -> !;
+
+static REFUSE_TEMPORARY_TABLE: OnceLock<Raise> = OnceLock::new();
+static NEXT_HOOK: OnceLock<pg_sys::ExecutorCheckPerms_hook_type> = OnceLock::new();
+
+/// Has `refuse` called, once a process is set up, for every statement which runs while we act as the owner of a table and
+/// names a temporary table of somebody else's. No search path hides pg_temp: where code of the owner's names a table that
+/// is not qualified and is not there, the caller's temporary table of that name is found, with the caller's triggers.
+///
+/// `refuse` is called where an error leaves by longjmp.
+pub fn guard_owner(refuse: Raise) {
+    if REFUSE_TEMPORARY_TABLE.set(refuse).is_ok() {
+        // SAFETY: when the library is loaded, once a process, as every extension does it.
+        unsafe {
+            _ = NEXT_HOOK.set(pg_sys::ExecutorCheckPerms_hook);
+            pg_sys::ExecutorCheckPerms_hook = Some(check_permissions);
         }
-        let mut is_null = false;
-        (0..pg_sys::SPI_processed as usize)
-            .map(|row| pg_sys::SPI_getbinval(*(*table).vals.add(row), (*table).tupdesc, 1, &mut is_null))
-            .map(|datum| *datum.cast_mut_ptr::<[u8; 16]>())
-            .max()
+    }
+}
+
+#[cfg(feature = "pg15")]
+unsafe extern "C-unwind" fn check_permissions(tables: *mut pg_sys::List, is_to_raise: bool) -> bool {
+    // SAFETY: PostgreSQL passes a statement's range table, to us and to whoever comes after us.
+    unsafe {
+        refuse_temporary_tables(tables);
+        NEXT_HOOK.get().copied().flatten().is_none_or(|next| next(tables, is_to_raise))
+    }
+}
+
+#[cfg(not(feature = "pg15"))]
+unsafe extern "C-unwind" fn check_permissions(
+    tables: *mut pg_sys::List,
+    permissions: *mut pg_sys::List,
+    is_to_raise: bool,
+) -> bool {
+    // SAFETY: PostgreSQL passes a statement's range table, to us and to whoever comes after us.
+    unsafe {
+        refuse_temporary_tables(tables);
+        NEXT_HOOK.get().copied().flatten().is_none_or(|next| next(tables, permissions, is_to_raise))
+    }
+}
+
+/// # Safety
+/// `tables` is a statement's range table; errors may leave by longjmp.
+unsafe fn refuse_temporary_tables(tables: *mut pg_sys::List) {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: a list has as many cells as it says; each of a range table is an entry. A relation that is named in a
+    // statement which is about to run is locked, so that its entry in pg_class is there.
+    unsafe {
+        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
+        if context & ACTING_AS_OWNER == 0 || tables.is_null() {
+            return;
+        }
+        for at in 0..(*tables).length as usize {
+            let entry = (*(*tables).elements.add(at)).ptr_value.cast::<pg_sys::RangeTblEntry>();
+            let relation = (*entry).relid;
+            if relation != pg_sys::InvalidOid && is_temporary_of_another(relation, user) {
+                REFUSE_TEMPORARY_TABLE.get().inspect(|refuse| refuse());
+            }
+        }
+    }
+}
+
+/// # Safety
+/// Within a transaction, where errors may leave by longjmp.
+unsafe fn is_temporary_of_another(relation: Oid, user: Oid) -> bool {
+    // SAFETY: the cached entry is held while it is read.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as c_int, relation.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let class = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let answer = class.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP && class.relowner != user;
+        pg_sys::ReleaseSysCache(tuple);
+        answer
     }
 }
 

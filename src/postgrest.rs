@@ -3,33 +3,69 @@
 //! Lives here: where PostgREST says what was requested (its documentation, "Transactions", "Transaction-Scoped
 //! Settings"), and where in it a token may be. May not come in here: how a token is judged.
 
-use serde_json::Value;
+use std::borrow::Cow;
+use std::fmt;
 
+use serde::Deserializer as _;
+use serde::de::{IgnoredAny, MapAccess, Visitor};
+
+use crate::errors::Error;
 use crate::pg::{self, Call};
 use crate::settings;
 use crate::token::prefix_is_valid;
 use crate::validate::Request;
 
+/// The most bytes of headers that are read; servers let through a small part of that.
+const HEADERS_MAX: usize = 1 << 20;
+
 /// Reads the request of this transaction.
-pub fn request<'call>(call: &Call<'call>) -> Request<'call> {
-    Request {
-        token: pg::setting(call, c"request.headers").and_then(|headers| token(call, headers)),
-        method: pg::setting(call, c"request.method"),
-        path: pg::setting(call, c"request.path"),
-    }
+pub fn request<'call>(call: &Call<'call>) -> Result<Request<'call>, Error> {
+    let token = match pg::setting(call, c"request.headers") {
+        Some(headers) if headers.len() > HEADERS_MAX => return Err(Error::unauthorized()),
+        Some(headers) => token(call, headers),
+        None => None,
+    };
+    Ok(Request { token, method: pg::setting(call, c"request.method"), path: pg::setting(call, c"request.path") })
 }
 
 /// The token in `headers`, a JSON object of lower-case names: the value of the header that the setting names, else what
 /// follows `Bearer` in Authorization, where that looks like a token and not like one of PostgREST's own.
 fn token<'call>(call: &Call<'call>, headers: &[u8]) -> Option<&'call [u8]> {
-    let headers: Value = serde_json::from_slice(headers).ok()?;
-    let header = |name: &str| headers.get(name).and_then(Value::as_str);
     let named = settings::token_header().to_string_lossy().to_ascii_lowercase();
-    let token = match header(&named).filter(|_| named != "authorization") {
+    let found = Headers { named: &named };
+    let (named_value, authorization) = serde_json::Deserializer::from_slice(headers).deserialize_map(found).ok()?;
+    let token = match &named_value {
         Some(token) => token,
-        None => header("authorization").and_then(bearer)?,
+        None => bearer(authorization.as_deref()?)?,
     };
     Some(pg::keep(call, token.as_bytes()))
+}
+
+/// Picks two headers out of the JSON object: the one that is `named`, and Authorization. Nothing else is kept.
+struct Headers<'a> {
+    named: &'a str,
+}
+
+impl<'json> Visitor<'json> for Headers<'_> {
+    type Value = (Option<String>, Option<String>);
+
+    fn expecting(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("an object of headers")
+    }
+
+    fn visit_map<A: MapAccess<'json>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+        let (mut named, mut authorization) = (None, None);
+        while let Some(name) = map.next_key::<Cow<'json, str>>()? {
+            if name == "authorization" {
+                authorization = Some(map.next_value()?);
+            } else if name == self.named {
+                named = Some(map.next_value()?);
+            } else {
+                map.next_value::<IgnoredAny>()?;
+            }
+        }
+        Ok((named, authorization))
+    }
 }
 
 /// The token in `Bearer TOKEN` (RFC 6750, section 2.1; the scheme without regard to case).

@@ -49,7 +49,7 @@ pub struct TextArray<'a> {
     /// Number of elements.
     pub length: usize,
     /// The elements; none of them was read if there are more than [`Self::LENGTH_MAX`].
-    pub elements: Vec<Option<&'a [u8]>>,
+    pub elements: &'a [Option<&'a [u8]>],
 }
 
 impl TextArray<'_> {
@@ -136,6 +136,8 @@ pub enum MintProblem {
     ResourceId,
     /// The number of uses asked for is not positive.
     MaxUses,
+    /// The number of uses asked for is over the scope's.
+    MaxUsesOverScope { most: i32 },
 }
 
 /// A valid scope.
@@ -242,12 +244,12 @@ impl Scope {
             .ok_or(MintProblem::Ttl)
     }
 
-    /// How many uses a token gets; `None` is without limit. `max_uses` can lower the scope's limit, not raise it.
+    /// How many uses a token gets; `None` is without limit. `max_uses` is at most the scope's limit.
     pub fn uses_left(&self, max_uses: Option<i32>) -> Result<Option<i32>, MintProblem> {
         match (self.max_uses, max_uses) {
             (_, Some(asked)) if asked < 1 => Err(MintProblem::MaxUses),
-            (Some(most), Some(asked)) => Ok(Some(most.min(asked))),
-            (limit, asked) => Ok(limit.or(asked)),
+            (Some(most), Some(asked)) if asked > most => Err(MintProblem::MaxUsesOverScope { most }),
+            (limit, asked) => Ok(asked.or(limit)),
         }
     }
 

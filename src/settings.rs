@@ -79,7 +79,6 @@ pub fn define() {
             GucContext::Suset,
             GucFlags::empty(),
         );
-        #[cfg(not(any(feature = "pg13", feature = "pg14")))]
         pg_sys::MarkGUCPrefixReserved(c"temptoken".as_ptr());
     }
 }

@@ -3,7 +3,6 @@
 //! Lives here: how a token is made, written, read and compared. May not come in here: anything of PostgreSQL, of
 //! scopes, of storage. These are pure functions over bytes, but for the operating system's random generator.
 
-use std::collections::HashSet;
 use std::fmt;
 
 use rand::TryRng;
@@ -30,7 +29,7 @@ const TEXT_MAX: usize = PREFIX_MAX + 1 + DIGITS;
 
 /// The public name of a token: a UUID of version 8 (RFC 9562, section 5.8) that leads with the expiry time, so that ids
 /// sort by it. Worth nothing without the secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct TokenId([u8; ID_LEN]);
 
 impl TokenId {
@@ -121,16 +120,24 @@ impl Token {
         Some(Self::from_random(expires_at_ms, &random))
     }
 
-    /// As [`Self::generate`], `count` of them, in the order of their ids: rows stored in that order are also swept in
-    /// it, page by page.
-    pub fn generate_many(expires_at_ms: u64, count: usize) -> Option<Vec<Self>> {
-        let mut random = vec![0; count.checked_mul(RANDOM_LEN)?];
-        SysRng.try_fill_bytes(&mut random).ok()?;
-        let (chunks, _) = random.as_chunks();
-        let mut tokens: Vec<Self> = chunks.iter().map(|bits| Self::from_random(expires_at_ms, bits)).collect();
-        tokens.sort_unstable_by_key(|token| token.id.0);
-        Some(tokens)
+    /// Puts new tokens, as of [`Self::generate`], in the place of `tokens`, in the order of their ids: rows stored in that
+    /// order are also swept in it, page by page.
+    pub fn generate_many(expires_at_ms: u64, tokens: &mut [Self]) -> Option<()> {
+        // Some at a time: a call of the operating system costs as much as making a token.
+        let mut random = [[0; RANDOM_LEN]; 64];
+        for chunk in tokens.chunks_mut(random.len()) {
+            let random = &mut random[..chunk.len()];
+            SysRng.try_fill_bytes(random.as_flattened_mut()).ok()?;
+            for (token, bits) in chunk.iter_mut().zip(random) {
+                *token = Self::from_random(expires_at_ms, bits);
+            }
+        }
+        tokens.sort_unstable_by_key(|token| token.id);
+        Some(())
     }
+
+    /// No token: room for one that is generated.
+    pub const NONE: Self = Self { id: TokenId::FIRST, secret: [0; SECRET_LEN] };
 
     fn from_random(expires_at_ms: u64, random: &[u8; RANDOM_LEN]) -> Self {
         let (mut id_bits, mut secret) = ([0; RANDOM_LEN - SECRET_LEN], [0; SECRET_LEN]);
@@ -160,15 +167,17 @@ impl Token {
         id.is_well_formed().then_some(Self { id, secret })
     }
 
-    /// Every token that stands in `text`, with other text around it or not, each once and in order of first appearance.
-    pub fn find_all(text: &[u8]) -> Vec<Self> {
-        let mut seen = HashSet::new();
+    /// Every place of `text` where a token could stand, with other text around it or not, in order of appearance.
+    pub fn candidates(text: &[u8]) -> impl Iterator<Item = &[u8]> {
         (1..text.len().saturating_sub(DIGITS))
             .filter(|at| text[*at] == b'_')
             // One character of prefix is enough: the prefix grants nothing.
-            .filter_map(|at| Self::parse(&text[at - 1..at + 1 + DIGITS]))
-            .filter(|token| seen.insert((token.id.0, token.secret)))
-            .collect()
+            .map(|at| &text[at - 1..at + 1 + DIGITS])
+    }
+
+    /// Id and secret, for a set of tokens.
+    pub fn key(&self) -> ([u8; ID_LEN], [u8; SECRET_LEN]) {
+        (self.id.0, self.secret)
     }
 
     /// The public id.

@@ -46,7 +46,7 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
     let Some(token) = request.token.and_then(Token::parse) else {
         return refused(Refusal::TokenNotFound, None);
     };
-    let mut missed = None;
+    let mut before: Option<tokens::TokenRow<'_>> = None;
     loop {
         let Some(row) = find(call, &token)? else { return refused(Refusal::TokenNotFound, None) };
         let spends = match judge(call, &row, request)? {
@@ -58,20 +58,33 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
             Some(_) if spends => {}
             _ => return Ok(Verdict::Ok(row)),
         }
-        if tokens::spend(row.id)? {
-            // That may have waited for another transaction, while the token expired or its scope changed.
-            return match judge(call, &row, request)? {
-                Ok(_) => Ok(Verdict::Ok(row)),
-                Err(refusal) => refused(refusal, Some(row.scope.bytes)),
-            };
+        if let Some(spent) = tokens::spend(call, &row)? {
+            return judge_spent(call, &token, spent, request);
         }
-        // Another transaction has taken the use that was there: look again what is left. If that is as much as before,
-        // something keeps the row from being updated.
-        if missed == row.uses_left {
+        // Another transaction was first: look again at what there is now. If that is what was there before, something keeps
+        // the row from being updated.
+        if before.is_some_and(|before| before.is_same(&row)) {
             return refused(Refusal::TokenUsedUp, Some(row.scope.bytes));
         }
-        missed = row.uses_left;
+        before = Some(row);
     }
+}
+
+/// Judges the request once more, against what has come of the token when its use was taken. That may have waited for
+/// another transaction while the token expired or its scope changed; and a trigger on the table has a say in the row.
+fn judge_spent<'call>(
+    call: &Call<'call>,
+    token: &Token,
+    row: tokens::TokenRow<'call>,
+    request: &Request<'call>,
+) -> Result<Verdict<'call>, Error> {
+    if !is_of(token, &row) {
+        return Ok(Verdict::Refused { refusal: Refusal::TokenNotFound, scope: None });
+    }
+    Ok(match judge(call, &row, request)? {
+        Ok(_) => Verdict::Ok(row),
+        Err(refusal) => Verdict::Refused { refusal, scope: Some(row.scope.bytes) },
+    })
 }
 
 /// Judges the request against a token that was found: whether it spends a use, or why it is refused.
@@ -95,7 +108,12 @@ fn judge<'call>(
 /// The stored token that `token` is, if its secret is right.
 pub fn find<'call>(call: &Call<'call>, token: &Token) -> Result<Option<tokens::TokenRow<'call>>, Error> {
     let row = tokens::find(call, token.id())?;
-    Ok(row.filter(|row| token.digest().matches(row.token_hash)))
+    Ok(row.filter(|row| is_of(token, row)))
+}
+
+/// Whether the secret of `token` is the one that was stored.
+fn is_of(token: &Token, row: &tokens::TokenRow<'_>) -> bool {
+    token.digest().matches(row.token_hash.bytes)
 }
 
 /// The stored token that `token` is, if some request would be authorized by it now.

@@ -8,11 +8,11 @@ pub mod scopes;
 pub mod tokens;
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use crate::errors::Error;
+use crate::errors::{Error, raise};
 use crate::pg::{self, TableGone};
 
 const EXTENSION: &CStr = c"temptoken";
@@ -26,23 +26,15 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 struct Table {
     name: &'static CStr,
     columns: &'static [Oid],
-    /// What else is asked of the table when it is found.
-    question: fn(Oid) -> Result<bool, TableGone>,
     oid: AtomicU32,
-    answer: AtomicBool,
 }
 
-static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS, tokens::leaves_uses_unchecked);
-static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS, scopes::announces_changes);
+static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS);
+static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS);
 
 impl Table {
-    const fn new(name: &'static CStr, columns: &'static [Oid], question: fn(Oid) -> Result<bool, TableGone>) -> Self {
-        Self { name, columns, question, oid: AtomicU32::new(0), answer: AtomicBool::new(false) }
-    }
-
-    /// The answer to the table's question, good as long as the oid that is known; false while none is.
-    fn answer(&self) -> bool {
-        self.answer.load(Ordering::Relaxed)
+    const fn new(name: &'static CStr, columns: &'static [Oid]) -> Self {
+        Self { name, columns, oid: AtomicU32::new(0) }
     }
 
     /// What `with` answers about the table, of which it is given the oid and a check to make when it has locked it. Taking
@@ -70,8 +62,8 @@ impl Table {
         })
     }
 
-    /// The table's oid, once it is known to have the columns that it was created with: reading by position depends on
-    /// them.
+    /// The table's oid, once it is known to be the extension's own table, and not another one of its name, with the columns
+    /// that it was created with: reading by position depends on them.
     fn oid(&self) -> Result<Oid, Error> {
         let known = self.oid.load(Ordering::Relaxed);
         if known != 0 {
@@ -79,21 +71,27 @@ impl Table {
         }
         let generation = GENERATION.load(Ordering::Relaxed);
         let oid = pg::table_oid(SCHEMA, self.name).ok_or_else(Error::tables_missing)?;
-        if !pg::starts_with_columns(oid, self.columns)? {
+        if !pg::belongs_to_extension(oid, EXTENSION) || !pg::starts_with_columns(oid, self.columns)? {
             return Err(Error::tables_missing());
         }
-        let answer = (self.question)(oid)?;
         if generation == GENERATION.load(Ordering::Relaxed) {
             self.oid.store(oid.to_u32(), Ordering::Relaxed);
-            self.answer.store(answer, Ordering::Relaxed);
         }
         Ok(oid)
     }
 }
 
-/// Has the caches emptied by invalidation, once a process.
+/// Has the caches emptied by invalidation, and what runs as the tables' owner guarded, once a process.
 pub fn watch() {
     pg::on_relation_invalidation(forget);
+    pg::guard_owner(refuse_temporary_table);
+}
+
+/// # Safety
+/// As of [`raise`].
+unsafe fn refuse_temporary_table() -> ! {
+    // SAFETY: by the caller's promise.
+    unsafe { raise(Error::temporary_table()) }
 }
 
 /// Called by PostgreSQL, at any moment at which it takes note of changes: it may only count.
@@ -109,7 +107,6 @@ unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
     if relation == pg_sys::InvalidOid || tables.iter().any(concerns) {
         for table in tables {
             table.oid.store(0, Ordering::Relaxed);
-            table.answer.store(false, Ordering::Relaxed);
         }
         GENERATION.fetch_add(1, Ordering::Relaxed);
     }

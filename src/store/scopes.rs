@@ -11,7 +11,7 @@ use rustc_hash::FxBuildHasher;
 
 use super::{GENERATION, SCOPES};
 use crate::errors::Error;
-use crate::pg::{self, Call, Key, Statement, TableGone, Tuple};
+use crate::pg::{self, Call, Key, Statement, Tuple};
 use crate::scope::{Scope, ScopeRow};
 
 /// The types of the columns, in order (sql/tables.sql).
@@ -23,12 +23,6 @@ pub(super) const COLUMNS: &[Oid] = &[
     pg_sys::INT4OID,
     pg_sys::TEXTARRAYOID,
 ];
-
-/// Whether a change of a scope surely reaches every session: the trigger may have been disabled, or, as restoring with
-/// --disable-triggers does, enabled again for other than replicated rows only.
-pub(super) fn announces_changes(relation: Oid) -> Result<bool, TableGone> {
-    pg::has_trigger_enabled_always(relation, c"scopes_changed")
-}
 
 /// Scopes that were read, valid as long as GENERATION is `generation`.
 struct Cache {
@@ -74,7 +68,7 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
     // A row that breaks a rule (its constraint was dropped) authorizes nothing: as if it were not there.
     let Some(scope) = row.and_then(|tuple| Scope::new(&scope_row(&tuple)).ok()) else { return Ok(None) };
     let answer = ask(&scope);
-    keep(generation, scope);
+    keep(generation, scope)?;
     Ok(Some(answer))
 }
 
@@ -97,16 +91,26 @@ fn ask_cache<R>(name: &[u8], ask: &mut impl FnMut(&Scope) -> R) -> Option<R> {
     })
 }
 
-fn keep(generation: u64, scope: Scope) {
-    let announces_changes = SCOPES.answer();
-    if !announces_changes {
-        return;
+fn keep(generation: u64, scope: Scope) -> Result<(), Error> {
+    if !announces_changes()? {
+        return Ok(());
     }
     CACHE.with_borrow_mut(|cache| {
         if cache.generation == generation && generation == GENERATION.load(Ordering::Relaxed) {
-            cache.scopes.get_or_insert_default().insert(ByName(scope));
+            let scopes = cache.scopes.get_or_insert_default();
+            // Where there is no memory for it, it is read again next time.
+            if scopes.try_reserve(1).is_ok() {
+                scopes.insert(ByName(scope));
+            }
         }
     });
+    Ok(())
+}
+
+/// Whether a change of a scope surely reaches every session: the trigger may have been disabled, or, as restoring with
+/// --disable-triggers does, enabled again for other than replicated rows only.
+fn announces_changes() -> Result<bool, Error> {
+    Ok(pg::has_trigger_enabled_always(SCOPES.oid()?, c"scopes_changed")?)
 }
 
 fn scope_row<'a>(tuple: &Tuple<'a>) -> ScopeRow<'a> {
@@ -146,12 +150,19 @@ pub fn register(columns: &[Option<Datum>; COLUMNS.len()], replace: bool) -> Resu
         COLUMNS,
     );
     let statement = if replace { &REPLACE } else { &INSERT };
-    Ok(statement.run_durably(SCOPES.oid()?, columns)?.rows > 0)
+    Ok(statement.run_durably(SCOPES.oid()?, columns)? > 0)
+}
+
+/// The names of all scopes, as a text[].
+pub fn names(call: &Call<'_>) -> Result<Option<Datum>, Error> {
+    static SELECT: Statement =
+        Statement::reading(c"SELECT pg_catalog.array_agg(name::text) FROM temptoken.scopes", &[]);
+    let row = SELECT.run_for_row(call, SCOPES.oid()?, &[])?;
+    Ok(row.and_then(|row| row.datum(1)))
 }
 
 /// Removes the scope `name`. False when there is none.
 pub fn unregister(name: &[u8]) -> Result<bool, Error> {
-    static DELETE: Statement =
-        Statement::new(c"DELETE FROM temptoken.scopes WHERE name OPERATOR(pg_catalog.=) $1", &[pg_sys::TEXTOID]);
-    Ok(DELETE.run_durably(SCOPES.oid()?, &[Some(pg::varlena(name))])?.rows > 0)
+    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.scopes WHERE name = $1", &[pg_sys::TEXTOID]);
+    Ok(DELETE.run_durably(SCOPES.oid()?, &[Some(pg::varlena(name))])? > 0)
 }

@@ -1,11 +1,10 @@
-//! The table `temp_tokens`: read by primary key, written by statements, many rows at once as COPY does.
+//! The table `temp_tokens`: read by primary key, written by statements, swept by a walk of the key.
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::TEMP_TOKENS;
 use crate::errors::Error;
-use crate::pg::copy::{self, Row};
-use crate::pg::{self, Bytes, Call, Change, ElementType, Key, Statement, TableGone, Tuple, UuidRange};
+use crate::pg::{self, Bytes, Call, ElementType, Key, Statement, Tuple, UuidRange};
 use crate::token::{Digest, TokenId};
 
 /// The types of the columns, in order (sql/tables.sql).
@@ -20,26 +19,30 @@ pub(super) const COLUMNS: &[Oid] = &[
     pg_sys::JSONBOID,
 ];
 
-const USES_LEFT: usize = 7;
-
-/// Whether no CHECK constraint, which only an administrator can have added, is about uses_left.
-pub(super) fn leaves_uses_unchecked(relation: Oid) -> Result<bool, TableGone> {
-    Ok(!pg::is_checked(relation, USES_LEFT)?)
-}
-
 /// A stored token, read at one moment. Times are Unix microseconds.
 #[derive(Clone, Copy)]
 pub struct TokenRow<'call> {
     pub id: TokenId,
     /// The id as the uuid that it is stored as.
     pub id_value: Datum,
-    pub token_hash: &'call [u8],
+    pub token_hash: Bytes<'call>,
     pub scope: Bytes<'call>,
     pub resource_id: Bytes<'call>,
     pub created_at: i64,
     pub expires_at: i64,
     pub uses_left: Option<i32>,
     pub metadata: Option<Datum>,
+}
+
+impl TokenRow<'_> {
+    /// Whether the other is the same in all that validation judges.
+    pub fn is_same(&self, other: &Self) -> bool {
+        let judged = |row: &Self| (row.expires_at, row.uses_left);
+        judged(self) == judged(other)
+            && self.token_hash.bytes == other.token_hash.bytes
+            && self.scope.bytes == other.scope.bytes
+            && self.resource_id.bytes == other.resource_id.bytes
+    }
 }
 
 /// The token `id` as it is committed now, or changed by this transaction.
@@ -54,12 +57,12 @@ fn row<'call>(id: TokenId, tuple: &Tuple<'call>) -> Option<TokenRow<'call>> {
     Some(TokenRow {
         id,
         id_value: tuple.datum(1)?,
-        token_hash: tuple.bytes(2)?,
+        token_hash: tuple.value(2)?,
         scope: tuple.value(3)?,
         resource_id: tuple.value(4)?,
         created_at: tuple.timestamptz(5)?,
         expires_at: tuple.timestamptz(6)?,
-        uses_left: tuple.int4(USES_LEFT),
+        uses_left: tuple.int4(7),
         metadata: tuple.jsonb(8),
     })
 }
@@ -88,18 +91,6 @@ impl Mint<'_> {
         ]
     }
 
-    /// The same for COPY, without metadata.
-    fn write(&self, row: &mut Row, token: &New<'_>) {
-        row.uuid(token.id.as_bytes());
-        row.bytes(token.digest.as_bytes());
-        row.bytes(self.scope);
-        row.bytes(token.resource_id);
-        row.timestamptz(self.created_at);
-        row.timestamptz(self.expires_at());
-        row.int4(self.uses_left);
-        row.null();
-    }
-
     /// In Unix microseconds.
     fn expires_at(&self) -> i64 {
         self.expires_at_ms as i64 * 1000
@@ -115,61 +106,24 @@ pub fn insert(mint: &Mint<'_>, id: TokenId, digest: Digest, resource_id: &[u8]) 
         COLUMNS,
     );
     let columns = mint.columns(pg::uuid(id.as_bytes()), pg::varlena(digest.as_bytes()), pg::varlena(resource_id));
-    INSERT.run(TEMP_TOKENS.oid()?, &columns)?;
+    INSERT.run(TEMP_TOKENS.oid()?, &columns, |_| {})?;
     Ok(())
 }
 
 /// A token to be stored with others.
 #[derive(Clone, Copy)]
-pub struct New<'a> {
+pub struct New {
     pub id: TokenId,
     pub digest: Digest,
-    pub resource_id: &'a [u8],
 }
 
-/// Tokens to be stored together, best in the order of their ids.
-#[derive(Clone, Copy)]
-pub struct Batch<'a> {
-    pub tokens: &'a [New<'a>],
-    /// The resource ids of all of them, in order, as a text[].
-    pub resource_ids: Datum,
-}
-
-/// Stores many tokens.
-pub fn insert_many(call: &Call<'_>, mint: &Mint<'_>, batch: &Batch<'_>) -> Result<(), Error> {
-    // From here on no rule can be added.
-    let relation = TEMP_TOKENS.lock_for_writing()?;
-    if suits_copy(relation, mint, batch)? {
-        let mut tokens = batch.tokens.iter();
-        let mut next = |row: &mut Row| tokens.next().map(|token| mint.write(row, token)).is_some();
-        copy::insert(relation, COLUMNS.len(), &mut next)?;
-        Ok(())
-    } else {
-        insert_by_statement(call, relation, mint, batch)
-    }
-}
-
-/// Whether COPY stores these as a statement would, and not slower.
-fn suits_copy(relation: Oid, mint: &Mint<'_>, batch: &Batch<'_>) -> Result<bool, Error> {
-    // It would read the metadata anew for each row.
-    if mint.metadata.is_some() {
-        return Ok(false);
-    }
-    let mut longest = Row::new();
-    if let Some(token) = batch.tokens.iter().max_by_key(|token| token.resource_id.len()) {
-        mint.write(&mut longest, token);
-    }
-    Ok(longest.fits() && copy::suits(relation, COLUMNS.len())?)
-}
-
-/// Stores many tokens where COPY would not do.
-fn insert_by_statement(call: &Call<'_>, relation: Oid, mint: &Mint<'_>, batch: &Batch<'_>) -> Result<(), Error> {
+/// Stores many tokens, best in the order of their ids; `resource_ids` are those of all of them, in order, as a text[].
+pub fn insert_many(call: &Call<'_>, mint: &Mint<'_>, tokens: &[New], resource_ids: Datum) -> Result<(), Error> {
     static INSERT: Statement = Statement::new(
         c"INSERT INTO temptoken.temp_tokens
               (id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata)
           SELECT t.id, t.token_hash, $3, t.resource_id, $5, $6, $7, $8
-          FROM ROWS FROM (pg_catalog.unnest($1), pg_catalog.unnest($2), pg_catalog.unnest($4))
-              AS t (id, token_hash, resource_id)",
+          FROM ROWS FROM (unnest($1), unnest($2), unnest($4)) AS t (id, token_hash, resource_id)",
         &[
             pg_sys::UUIDARRAYOID,
             pg_sys::BYTEAARRAYOID,
@@ -181,57 +135,91 @@ fn insert_by_statement(call: &Call<'_>, relation: Oid, mint: &Mint<'_>, batch: &
             pg_sys::JSONBOID,
         ],
     );
-    let ids = batch.tokens.iter().map(|token| pg::uuid(token.id.as_bytes()));
-    let token_hashes = batch.tokens.iter().map(|token| pg::varlena(token.digest.as_bytes()));
+    let ids = tokens.iter().map(|token| pg::uuid(token.id.as_bytes()));
+    let token_hashes = tokens.iter().map(|token| pg::varlena(token.digest.as_bytes()));
     let ids = pg::array(call, ids, ElementType::Uuid);
     let token_hashes = pg::array(call, token_hashes, ElementType::Bytea);
-    INSERT.run(relation, &mint.columns(ids, token_hashes, batch.resource_ids))?;
+    INSERT.run(TEMP_TOKENS.oid()?, &mint.columns(ids, token_hashes, resource_ids), |_| {})?;
     Ok(())
 }
 
-/// Takes one use off a limited token; false when there is none to take, or no such token any more. Waits for another
-/// that is spending it, and commits only together with this transaction, through any crash after.
-pub fn spend(id: TokenId) -> Result<bool, Error> {
+/// Names on which those who replace tokens wait for each other.
+#[derive(Clone, Copy)]
+enum Name {
+    Scope = 0x7401,
+    ResourceId = 0x7402,
+}
+
+/// Ends the tokens of `scope` that are bound to `resource_id`, so that one minted after it is the only one: whoever else
+/// does this for the same two waits until this transaction ends.
+pub fn replace(scope: &[u8], resource_id: &[u8]) -> Result<(), Error> {
+    pg::lock_name(Name::Scope as u16, &[scope], true);
+    pg::lock_name(Name::ResourceId as u16, &[scope, resource_id], false);
+    delete_by_resource_id(scope, resource_id)?;
+    Ok(())
+}
+
+/// As [`replace`], for every resource id of a text[]. Whoever else replaces tokens of the scope waits.
+pub fn replace_many(scope: &[u8], resource_ids: Datum) -> Result<(), Error> {
+    static DELETE: Statement = Statement::new(
+        c"DELETE FROM temptoken.temp_tokens WHERE scope = $1 AND resource_id = ANY ($2)",
+        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID],
+    );
+    pg::lock_name(Name::Scope as u16, &[scope], false);
+    DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope)), Some(resource_ids)])?;
+    Ok(())
+}
+
+/// Takes one use off a limited token, as long as it is what was `seen` of it: the token as it is then. `None` when it has no
+/// use left, is not there any more, or was changed. Waits for another transaction that is spending or changing it. The use
+/// stays spent through any crash after this transaction commits.
+pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option<TokenRow<'call>>, Error> {
     static SPEND: Statement = Statement::new(
-        c"UPDATE temptoken.temp_tokens SET uses_left = uses_left OPERATOR(pg_catalog.-) 1
-          WHERE id OPERATOR(pg_catalog.=) $1 AND uses_left OPERATOR(pg_catalog.>) 0",
-        &[pg_sys::UUIDOID],
+        c"UPDATE temptoken.temp_tokens SET uses_left = uses_left - 1
+          WHERE id = $1 AND uses_left > 0
+              AND token_hash = $2 AND scope = $3 AND resource_id = $4 AND expires_at = $5
+          RETURNING id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata",
+        &[pg_sys::UUIDOID, pg_sys::BYTEAOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TIMESTAMPTZOID],
     );
     pg::require_writable(c"spending validation");
-    let key = Key::uuid(id.as_bytes());
-    let take_one = |tuple: &Tuple<'_>| tuple.int4(USES_LEFT).filter(|left| *left > 0).map(|left| Datum::from(left - 1));
-    let leaves_uses_unchecked = || TEMP_TOKENS.answer();
-    let change = Change { column: USES_LEFT, is_unchecked: &leaves_uses_unchecked, value: &take_one };
-    let plainly = TEMP_TOKENS.locked(|oid, is_current| pg::update(oid, is_current, &key, &change))?;
-    match plainly {
-        Some(changed) => Ok(changed),
-        None => Ok(SPEND.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0),
+    let relation = TEMP_TOKENS.lock_for_writing()?;
+    pg::lock_row_to_update(relation, &Key::uuid(seen.id.as_bytes()))?;
+    let parameters = [
+        Some(seen.id_value),
+        Some(seen.token_hash.value),
+        Some(seen.scope.value),
+        Some(seen.resource_id.value),
+        Some(pg::timestamptz(seen.expires_at)),
+    ];
+    let tuple = SPEND.run_for_row(call, relation, &parameters)?;
+    if tuple.is_some() {
+        pg::commit_durably();
     }
+    Ok(tuple.and_then(|tuple| row(seen.id, &tuple)))
 }
 
 /// Removes the token `id`; whether it was there.
 pub fn delete(id: TokenId) -> Result<bool, Error> {
-    static DELETE: Statement =
-        Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id OPERATOR(pg_catalog.=) $1", &[pg_sys::UUIDOID]);
-    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])?.rows > 0)
+    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[pg_sys::UUIDOID]);
+    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])? > 0)
 }
 
 /// Removes every token of a scope that is bound to a resource id; how many there were.
 pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Error> {
     static DELETE: Statement = Statement::new(
         c"DELETE FROM temptoken.temp_tokens
-          WHERE scope OPERATOR(pg_catalog.=) $1 AND resource_id OPERATOR(pg_catalog.=) $2",
+          WHERE scope = $1 AND resource_id = $2",
         &[pg_sys::TEXTOID, pg_sys::TEXTOID],
     );
     let parameters = [Some(pg::varlena(scope)), Some(pg::varlena(resource_id))];
-    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &parameters)?.rows)
+    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &parameters)?)
 }
 
 /// Removes every token of a scope; how many there were.
 pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
     static DELETE: Statement =
-        Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope OPERATOR(pg_catalog.=) $1", &[pg_sys::TEXTOID]);
-    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?.rows)
+        Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[pg_sys::TEXTOID]);
+    Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
 }
 
 /// Where a walk over expired tokens stands.
@@ -299,10 +287,9 @@ impl Sweep {
     fn delete_by_statement(&mut self, relation: Oid, limit: u64) -> Result<u64, Error> {
         static DELETE: Statement = Statement::new(
             c"DELETE FROM temptoken.temp_tokens
-              WHERE id OPERATOR(pg_catalog.=) ANY (ARRAY(
+              WHERE id = ANY (ARRAY(
                   SELECT t.id FROM temptoken.temp_tokens AS t
-                  WHERE t.id OPERATOR(pg_catalog.>) $1 AND t.id OPERATOR(pg_catalog.<=) $2
-                      AND t.expires_at OPERATOR(pg_catalog.<=) $3
+                  WHERE t.id > $1 AND t.id <= $2 AND t.expires_at <= $3
                   ORDER BY t.id
                   LIMIT $4
                   FOR UPDATE SKIP LOCKED))
@@ -316,10 +303,37 @@ impl Sweep {
             Some(pg::timestamptz(self.before)),
             Some(Datum::from(limit as i64)),
         ];
-        let outcome = DELETE.run(relation, &parameters)?;
-        if let Some(greatest) = outcome.greatest {
-            self.after = TokenId::from_bytes(greatest);
-        }
-        Ok(outcome.rows)
+        let mut greatest = self.after;
+        // A rule on DELETE has a say in what is returned: NULL, or an id that was not asked for.
+        let rows = DELETE.run(relation, &parameters, |row| {
+            greatest = row.uuid(1).map_or(greatest, |id| greatest.max(TokenId::from_bytes(id)));
+        })?;
+        // Where nothing of what went has an id after the last, there is no way on.
+        self.after = if greatest > self.after { greatest } else { TokenId::from_bytes(range.to) };
+        Ok(rows)
     }
+}
+
+/// How many tokens of each scope live and have expired. Calls `visit` with a row for each of the scopes in `names`, a
+/// text[], and of those that only tokens have, and one for NULL: scope, live, expired, next expiry.
+pub fn count_by_scope(names: Option<Datum>, visit: impl FnMut(&Tuple<'_>)) -> Result<(), Error> {
+    static SELECT: Statement = Statement::reading(
+        c"WITH stored AS MATERIALIZED (
+              SELECT t.scope,
+                     count(*) FILTER (WHERE t.expires_at > now.now) AS live,
+                     count(*) FILTER (WHERE t.expires_at <= now.now) AS expired,
+                     min(t.expires_at) FILTER (WHERE t.expires_at > now.now) AS next_expiry
+              FROM temptoken.temp_tokens AS t, (SELECT clock_timestamp() AS now OFFSET 0) AS now
+              GROUP BY t.scope
+          )
+          SELECT names.scope, coalesce(stored.live, 0), coalesce(stored.expired, 0), stored.next_expiry
+          FROM (SELECT registered AS scope FROM unnest($1) AS registered
+                UNION SELECT stored.scope FROM stored
+                UNION ALL SELECT NULL) AS names
+          LEFT JOIN stored ON stored.scope = names.scope
+          ORDER BY names.scope COLLATE \"C\"",
+        &[pg_sys::TEXTARRAYOID],
+    );
+    SELECT.run(TEMP_TOKENS.oid()?, &[names], visit)?;
+    Ok(())
 }

@@ -79,8 +79,9 @@ DELETE FROM temptoken.temp_tokens;
 -- Uses: the scope's limit can be lowered, not raised.
 SELECT public.temptoken_register_scope('limited', ARRAY['GET /'], '1 hour', max_uses => 3);
 SELECT length(public.temptoken_mint(scope, coalesce('r' || max_uses, 'none'), '1 hour', max_uses => max_uses)) AS length
-FROM (VALUES ('limited', NULL), ('limited', 2), ('limited', 4), ('report', NULL), ('report', 5)) AS v (scope, max_uses);
+FROM (VALUES ('limited', NULL), ('limited', 2), ('limited', 3), ('report', NULL), ('report', 5)) AS v (scope, max_uses);
 SELECT scope, resource_id, uses_left FROM temptoken.temp_tokens ORDER BY scope, uses_left, resource_id;
+SELECT public.temptoken_mint('limited', 'x', '1 hour', max_uses => 4);
 SELECT public.temptoken_mint('report', 'x', '1 hour', max_uses => 0);
 SELECT public.temptoken_unregister_scope('limited');
 DELETE FROM temptoken.temp_tokens;

@@ -13,7 +13,6 @@ EXCEPTION WHEN OTHERS THEN
     GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE;
     RETURN state;
 END $$;
--- More than COPY reads at a time, and than it keeps before it writes.
 CREATE FUNCTION pg_temp.numbers() RETURNS text[] LANGUAGE sql AS $$
     SELECT array_agg('r' || i ORDER BY i) FROM generate_series(1, 2500) AS i
 $$;
@@ -63,7 +62,7 @@ CREATE TRIGGER d AFTER INSERT ON temptoken.temp_tokens REFERENCING NEW TABLE AS 
 CREATE CONSTRAINT TRIGGER e AFTER INSERT ON temptoken.temp_tokens DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION public.regress_fire();
 CREATE ROLE regress_issuer;
-GRANT EXECUTE ON FUNCTION public.temptoken_mint_many(text, text[], interval, jsonb, integer) TO regress_issuer;
+GRANT EXECUTE ON FUNCTION public.temptoken_mint_many(text, text[], interval, jsonb, integer, boolean) TO regress_issuer;
 SET ROLE regress_issuer;
 BEGIN;
 SELECT count(*) FROM public.temptoken_mint_many('files', '{x,y}', '1 hour');
@@ -93,8 +92,7 @@ DROP TRIGGER e ON temptoken.temp_tokens;
 DROP TABLE public.regress_fired;
 DELETE FROM temptoken.temp_tokens;
 
--- A trigger that mints, which fires in the middle of the reading of rows and after it; and what it does fails now and
--- then, in the middle of a reading too, which it survives.
+-- A trigger that mints, before and after the row; what it does fails now and then, which it survives.
 CREATE FUNCTION public.regress_mint() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF NEW.scope = 'report' THEN
@@ -183,7 +181,7 @@ DROP TABLE public.regress_allowed;
 SELECT count(*) FROM temptoken.temp_tokens;
 DELETE FROM temptoken.temp_tokens;
 
--- Rules, which COPY has not.
+-- Rules.
 CREATE TABLE public.regress_log (resource_id text);
 CREATE RULE also AS ON INSERT TO temptoken.temp_tokens DO ALSO INSERT INTO public.regress_log VALUES (NEW.resource_id);
 SELECT count(*) FROM public.temptoken_mint_many('files', '{a,b}', '1 hour');
@@ -209,7 +207,7 @@ SELECT count(*) FROM temptoken.temp_tokens;
 ALTER TABLE temptoken.temp_tokens OWNER TO postgres;
 ALTER TABLE temptoken.temp_tokens DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
 REVOKE ALL ON SCHEMA temptoken FROM regress_owner;
-REVOKE ALL ON FUNCTION public.temptoken_mint_many(text, text[], interval, jsonb, integer) FROM regress_issuer;
+REVOKE ALL ON FUNCTION public.temptoken_mint_many(text, text[], interval, jsonb, integer, boolean) FROM regress_issuer;
 DROP ROLE regress_owner, regress_issuer;
 
 -- Stopped in the middle: nothing is stored, and the session goes on.

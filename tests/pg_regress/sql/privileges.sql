@@ -55,7 +55,7 @@ RESET ROLE;
 
 -- Issuing granted: it writes the table for the role, which cannot. In a session in which nobody else has: what is
 -- looked up once a session must not depend on who came first.
-GRANT EXECUTE ON FUNCTION public.temptoken_mint(text, text, interval, jsonb, integer),
+GRANT EXECUTE ON FUNCTION public.temptoken_mint(text, text, interval, jsonb, integer, boolean),
     public.temptoken_delete_by_resource_id(text, text) TO regress_issuer;
 \c -
 SET ROLE regress_issuer;
@@ -152,7 +152,7 @@ RESET client_min_messages;
 DELETE FROM temptoken.temp_tokens;
 DELETE FROM temptoken.scopes;
 REVOKE ALL ON FUNCTION public.temptoken_validate(text, text, text), public.temptoken_try_validate(text, text, text),
-    public.temptoken_mint(text, text, interval, jsonb, integer), public.temptoken_delete_by_resource_id(text, text),
+    public.temptoken_mint(text, text, interval, jsonb, integer, boolean), public.temptoken_delete_by_resource_id(text, text),
     temptoken.scope_is_valid(text, text[], text, interval, integer, text[])
 FROM regress_validator, regress_issuer, regress_reader, regress_owner;
 REVOKE ALL ON SCHEMA temptoken FROM regress_owner;

@@ -9,7 +9,6 @@ SELECT public.temptoken_unregister_scope('gone');
 UPDATE temptoken.temp_tokens SET expires_at = clock_timestamp() - interval '1 second' WHERE resource_id = 'b';
 SELECT scope, live, expired, next_expiry BETWEEN clock_timestamp() + '59 minutes' AND clock_timestamp() + '1 hour' AS next_expiry, outcomes
 FROM public.temptoken_stats();
-SELECT count(*) FROM temptoken.outcomes('files');
 
 DELETE FROM temptoken.temp_tokens;
 DELETE FROM temptoken.scopes;

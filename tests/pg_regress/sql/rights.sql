@@ -1,0 +1,249 @@
+-- Whoever may call a function becomes nobody else by it. Code that an administrator has put on the tables runs with the
+-- owner's rights; what it names is not the caller's choice.
+
+-- Without what was left of columns that are gone: a rule has to return as many as there have ever been.
+DROP EXTENSION temptoken;
+CREATE EXTENSION temptoken SCHEMA public;
+CREATE ROLE regress_thief;
+GRANT ALL ON SCHEMA public TO regress_thief;
+SELECT public.temptoken_grant('regress_thief', privilege) FROM unnest(ARRAY['issue', 'validate', 'manage']) AS privilege;
+SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}', max_uses => 100);
+CREATE TABLE public.audit_log (operation text, acting text);
+CREATE TABLE public.stolen (acting text, operation text);
+GRANT INSERT ON public.stolen TO PUBLIC;
+
+-- What the thief has: tables, functions, operators and types of the same names, first on the path.
+CREATE SCHEMA regress_thief AUTHORIZATION regress_thief;
+SET ROLE regress_thief;
+GRANT ALL ON SCHEMA regress_thief TO PUBLIC;
+CREATE FUNCTION regress_thief.steal() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.stolen VALUES (current_user, TG_OP);
+    RETURN NEW;
+END $$;
+CREATE FUNCTION regress_thief.called(text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.stolen VALUES (current_user, $1);
+    RETURN true;
+END $$;
+GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA regress_thief TO PUBLIC;
+CREATE TABLE regress_thief.audit_log (operation text, acting text);
+CREATE TRIGGER steal BEFORE INSERT ON regress_thief.audit_log FOR EACH ROW EXECUTE FUNCTION regress_thief.steal();
+GRANT ALL ON regress_thief.audit_log TO PUBLIC;
+CREATE FUNCTION regress_thief.is_fine(text) RETURNS boolean LANGUAGE sql AS $$ SELECT regress_thief.called('function') $$;
+CREATE FUNCTION regress_thief.lower(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    PERFORM regress_thief.called('lower');
+    RETURN $1;
+END $$;
+RESET ROLE;
+
+-- One call of everything that writes; which errors came of it.
+CREATE FUNCTION public.regress_each_call() RETURNS TABLE (call text, state text, message text) LANGUAGE plpgsql AS $body$
+DECLARE
+    token text := current_setting('regress.token');
+BEGIN
+    FOREACH call IN ARRAY ARRAY[
+        $$SELECT length(public.temptoken_mint('files', '1', '1 hour'))$$,
+        $$SELECT length(public.temptoken_mint('files', '1', '1 hour', replace => true))$$,
+        $$SELECT count(*) FROM public.temptoken_mint_many('files', '{2,3}', '1 hour')$$,
+        $$SELECT count(*) FROM public.temptoken_mint_many('files', '{2,3}', '1 hour', replace => true)$$,
+        $$SELECT (public.temptoken_validate($1, 'GET', '/files/42')).scope$$,
+        $$SELECT (public.temptoken_try_validate($1, 'GET', '/files/42')).status$$,
+        $$SELECT (public.temptoken_authenticate($1, 'GET', '/files/42')).scope$$,
+        $$SELECT public.temptoken_delete_by_resource_id('files', '1')$$,
+        $$SELECT public.temptoken_delete_by_id(id) FROM public.temptoken_find_tokens($1)$$,
+        $$SELECT public.temptoken_delete($1)$$,
+        $$SELECT public.temptoken_delete_expired('2222-02-02')$$,
+        $$SELECT public.temptoken_delete_by_scope('files')$$,
+        $$SELECT public.temptoken_register_scope('other', ARRAY['GET /other'], '1 hour')$$,
+        $$SELECT public.temptoken_register_scope('other', ARRAY['GET /other'], '1 hour', replace => true)$$,
+        $$SELECT public.temptoken_unregister_scope('other')$$,
+        $$SELECT count(*) FROM public.temptoken_stats()$$
+    ] LOOP
+        message := NULL;
+        BEGIN
+            EXECUTE call USING token;
+            state := 'ok';
+        EXCEPTION WHEN OTHERS THEN
+            GET STACKED DIAGNOSTICS state = RETURNED_SQLSTATE, message = MESSAGE_TEXT;
+        END;
+        call := substring(call FROM 'temptoken_[a-z_]+');
+        RETURN NEXT;
+    END LOOP;
+END $body$;
+-- The thief's session: its path, its temporary tables, each with a trigger.
+CREATE FUNCTION public.regress_as_thief() RETURNS TABLE (state text, message text, calls bigint) LANGUAGE plpgsql AS $body$
+BEGIN
+    PERFORM set_config('regress.token', public.temptoken_mint('files', '42', '1 hour'), false);
+    EXECUTE 'SET LOCAL ROLE regress_thief';
+    EXECUTE 'SET LOCAL search_path = regress_thief, pg_catalog, public';
+    RETURN QUERY SELECT c.state, c.message, count(*) FROM public.regress_each_call() AS c GROUP BY 1, 2 ORDER BY 1, 2;
+    EXECUTE 'RESET ROLE';
+END $body$;
+
+-- An audit trigger that qualifies what it names: everything works, as the owner.
+CREATE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO public.audit_log VALUES (TG_OP, current_user || ' ' || current_setting('search_path'));
+    RETURN NULL;
+END $$;
+CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.audit();
+CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON temptoken.scopes FOR EACH ROW EXECUTE FUNCTION public.audit();
+SELECT * FROM public.regress_as_thief();
+SELECT operation, acting, count(*) FROM public.audit_log GROUP BY 1, 2 ORDER BY 1, 2;
+SELECT count(*) AS stolen FROM public.stolen;
+TRUNCATE public.audit_log;
+
+-- One that does not qualify: without the thief's help it finds nothing.
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit_log VALUES (TG_OP, current_user);
+    RETURN NULL;
+END $$;
+ALTER TABLE temptoken.temp_tokens DISABLE TRIGGER audit;
+DELETE FROM temptoken.temp_tokens;
+CREATE FUNCTION public.regress_mint_as_thief() RETURNS text LANGUAGE plpgsql AS $body$
+BEGIN
+    SET LOCAL ROLE regress_thief;
+    SET LOCAL search_path = regress_thief, pg_catalog, public;
+    RETURN length(public.temptoken_mint('files', '1', '1 hour'));
+END $body$;
+ALTER TABLE temptoken.temp_tokens ENABLE TRIGGER audit;
+\set VERBOSITY terse
+SELECT public.regress_mint_as_thief();
+-- And with it, nothing of the thief's: a temporary table with a trigger, and a temporary view.
+SET ROLE regress_thief;
+CREATE TEMP TABLE audit_log (operation text, acting text);
+CREATE TRIGGER steal BEFORE INSERT ON audit_log FOR EACH ROW EXECUTE FUNCTION regress_thief.steal();
+GRANT ALL ON audit_log TO PUBLIC;
+RESET ROLE;
+SELECT public.regress_mint_as_thief();
+SELECT count(*) AS stolen FROM public.stolen;
+SELECT count(*) AS touched FROM pg_temp.audit_log;
+ALTER TABLE temptoken.temp_tokens DISABLE TRIGGER audit;
+SELECT public.temptoken_mint('files', '42', '1 hour') AS token \gset
+ALTER TABLE temptoken.temp_tokens ENABLE TRIGGER audit;
+SELECT set_config('regress.token', :'token', false) = '' AS empty;
+SET ROLE regress_thief;
+SET search_path = regress_thief, pg_catalog, public;
+SELECT state, message, count(*) FROM public.regress_each_call() GROUP BY 1, 2 ORDER BY 1, 2;
+RESET search_path;
+RESET ROLE;
+SELECT count(*) AS stolen FROM public.stolen;
+SELECT count(*) AS touched FROM pg_temp.audit_log;
+DROP TABLE pg_temp.audit_log;
+SET ROLE regress_thief;
+CREATE TEMP VIEW audit_log AS SELECT 'x'::text AS operation, 'x'::text AS acting WHERE regress_thief.called('view');
+GRANT ALL ON audit_log TO PUBLIC;
+RESET ROLE;
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM * FROM audit_log;
+    RETURN NULL;
+END $$;
+SELECT public.regress_mint_as_thief();
+DROP VIEW pg_temp.audit_log;
+SELECT count(*) AS stolen FROM public.stolen;
+-- The owner's own temporary table is the owner's.
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    CREATE TEMP TABLE IF NOT EXISTS regress_own (operation text);
+    INSERT INTO regress_own VALUES (TG_OP);
+    RETURN NULL;
+END $$;
+SET client_min_messages = warning;
+SELECT public.regress_mint_as_thief();
+RESET client_min_messages;
+SELECT * FROM regress_own;
+DROP TABLE regress_own;
+DROP TRIGGER audit ON temptoken.temp_tokens;
+DROP TRIGGER audit ON temptoken.scopes;
+-- The session's own temporary tables are in nobody's way, where nothing of the owner's names them.
+CREATE TEMP TABLE temp_tokens (id uuid);
+SELECT public.regress_mint_as_thief();
+DROP TABLE pg_temp.temp_tokens;
+
+-- A rule that returns no id leads no sweep astray.
+UPDATE temptoken.temp_tokens SET expires_at = 'epoch';
+CREATE TABLE public.regress_null (id uuid);
+CREATE RULE nulls AS ON DELETE TO temptoken.temp_tokens DO INSTEAD
+    INSERT INTO public.regress_null VALUES (NULL)
+    RETURNING id, NULL::bytea, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::integer, NULL::jsonb;
+SELECT public.temptoken_delete_expired('2222-02-02') > 0 AS removed;
+DROP RULE nulls ON temptoken.temp_tokens;
+
+-- A CHECK, a default and an index expression that name what the thief has too.
+CREATE FUNCTION public.is_fine(text) RETURNS boolean LANGUAGE sql IMMUTABLE AS $$ SELECT $1 IS NOT NULL $$;
+CREATE FUNCTION public.checked(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN is_fine($1); END $$;
+CREATE FUNCTION public.lowered(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN lower($1); END $$;
+CREATE INDEX lowered ON temptoken.temp_tokens (public.lowered(resource_id));
+ALTER TABLE temptoken.temp_tokens ADD COLUMN note text DEFAULT public.lowered('Default');
+SELECT * FROM public.regress_as_thief();
+SELECT count(*) AS stolen FROM public.stolen;
+ALTER TABLE temptoken.temp_tokens DROP COLUMN note, ADD CONSTRAINT fine CHECK (public.checked(resource_id)) NOT VALID;
+SELECT public.regress_mint_as_thief();
+SELECT count(*) AS stolen FROM public.stolen;
+ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT fine;
+DROP INDEX temptoken.lowered;
+
+-- The path and the user are the caller's again on every way out: an answer, a refusal, an error, one that is caught.
+SET search_path = regress_thief, public;
+CREATE FUNCTION public.fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'no' USING ERRCODE = 'AB123'; END $$;
+SELECT length(public.temptoken_mint('files', '1', '1 hour')), current_setting('search_path'), current_user = session_user AS self;
+CREATE TRIGGER fail BEFORE INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.fail();
+SELECT public.temptoken_mint('files', '1', '1 hour');
+SELECT current_setting('search_path'), current_user = session_user AS self;
+DO $$
+BEGIN
+    PERFORM public.temptoken_mint('files', '1', '1 hour');
+EXCEPTION WHEN SQLSTATE 'AB123' THEN
+    RAISE NOTICE '% %', current_setting('search_path'), current_user = session_user;
+END $$;
+BEGIN;
+SAVEPOINT s;
+SELECT public.temptoken_mint('files', '1', '1 hour');
+ROLLBACK TO s;
+SELECT current_setting('search_path'), current_user = session_user AS self;
+COMMIT;
+DROP TRIGGER fail ON temptoken.temp_tokens;
+RESET search_path;
+
+-- Tables that are not the extension's own are refused, whatever they are called.
+CREATE FUNCTION pg_temp.states() RETURNS TABLE (state text, calls bigint) LANGUAGE sql AS
+    'SELECT state, count(*) FROM public.regress_each_call() GROUP BY 1 ORDER BY 1';
+BEGIN;
+ALTER SCHEMA temptoken RENAME TO elsewhere;
+CREATE SCHEMA temptoken;
+CREATE TABLE temptoken.temp_tokens (LIKE elsewhere.temp_tokens INCLUDING ALL);
+CREATE TABLE temptoken.scopes (LIKE elsewhere.scopes INCLUDING ALL);
+INSERT INTO temptoken.scopes SELECT * FROM elsewhere.scopes;
+SELECT * FROM pg_temp.states();
+SELECT (public.temptoken_peek(current_setting('regress.token'), 'GET', '/files/42')).status;
+ROLLBACK;
+BEGIN;
+ALTER TABLE temptoken.temp_tokens RENAME TO away;
+CREATE VIEW temptoken.temp_tokens AS SELECT * FROM temptoken.away WHERE regress_thief.called('as a view') IS NOT NULL;
+SELECT count(*) FROM public.temptoken_stats();
+ROLLBACK;
+-- Statistics are read with the rights of the table's owner, not of whoever made the extension.
+CREATE ROLE regress_owner;
+GRANT USAGE ON SCHEMA temptoken TO regress_owner;
+ALTER TABLE temptoken.temp_tokens OWNER TO regress_owner;
+SELECT scope, live FROM public.temptoken_stats() ORDER BY scope;
+REVOKE SELECT ON temptoken.temp_tokens FROM regress_owner;
+SELECT scope, live FROM public.temptoken_stats() ORDER BY scope;
+ALTER TABLE temptoken.temp_tokens OWNER TO postgres;
+
+SET client_min_messages = warning;
+DROP SCHEMA regress_thief CASCADE;
+DROP TABLE public.audit_log, public.stolen, public.regress_null;
+DROP FUNCTION public.audit, public.regress_each_call, public.regress_as_thief, public.regress_mint_as_thief, public.checked, public.is_fine,
+    public.lowered, public.fail;
+RESET client_min_messages;
+SELECT public.temptoken_revoke_grant('regress_thief', privilege) FROM unnest(ARRAY['issue', 'validate', 'manage']) AS privilege;
+REVOKE ALL ON SCHEMA public FROM regress_thief;
+REVOKE ALL ON SCHEMA temptoken FROM regress_owner;
+DELETE FROM temptoken.temp_tokens;
+DELETE FROM temptoken.scopes;
+DROP ROLE regress_thief, regress_owner;
