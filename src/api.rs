@@ -6,13 +6,11 @@
 //! Arguments are texts in the bytes of the database's encoding, whatever that is. No function is STRICT, so that every
 //! one sees NULL and decides.
 
-use std::collections::HashSet;
-
 use pgrx::pg_sys::{self, Datum};
 
 use crate::errors::{Error, Refusal, answer};
 use crate::identity::{self, Identity};
-use crate::pg::{self, Call, ColumnText, OutOfMemory, RowType};
+use crate::pg::{self, Call, ColumnText, RowType};
 use crate::scope::{Scope, ScopeRow};
 use crate::store::{self, scopes, tokens};
 use crate::sweep::{self, cron};
@@ -292,14 +290,13 @@ fn introspect(call: &Call<'_>) -> Answer {
 fn find_tokens(call: &Call<'_>) -> Answer {
     static ROW: RowType =
         RowType::new(&[(c"id", pg_sys::UUIDOID), (c"known", pg_sys::BOOLOID), (c"active", pg_sys::BOOLOID)]);
-    let mut seen = HashSet::new();
+    let mut seen = pg::Set::new(call);
     let mut failure = Ok(());
     call.rows(&ROW, |put| {
         failure = Token::candidates(call.text(0).unwrap_or_default()).try_for_each(|candidate| {
             pg::check_for_interrupts();
             let Some(token) = Token::parse(candidate) else { return Ok(()) };
-            seen.try_reserve(1).map_err(|_| OutOfMemory)?;
-            if seen.insert(token.key()) {
+            if seen.insert(&token.key()) {
                 let known = validate::find(call, &token)?.is_some();
                 let active = validate::find_active(call, &token)?.is_some();
                 put(&[Some(pg::uuid(token.id().as_bytes())), Some(Datum::from(known)), Some(Datum::from(active))]);

@@ -9,7 +9,7 @@ use crate::pg::{self, Call};
 use crate::scope::{MintProblem, Scope, Span, TextArray};
 use crate::settings;
 use crate::store::{scopes, tokens};
-use crate::token::Token;
+use crate::token::{Prefix, Token};
 
 /// What every token of one call shares. NULL is `None`.
 pub struct Request<'call> {
@@ -50,7 +50,7 @@ impl<'call> Request<'call> {
 pub fn one(call: &Call<'_>, request: &Request<'_>, resource_id: Option<&[u8]>) -> Result<Datum, Error> {
     let mint = request.admit(call, &[resource_id])?;
     let token = Token::generate(mint.expires_at_ms).ok_or_else(Error::no_randomness)?;
-    let text = text(&token);
+    let text = text(&token, settings::token_prefix());
     let resource_id = resource_id.unwrap_or_default();
     if request.replace {
         tokens::replace(mint.scope, resource_id)?;
@@ -77,6 +77,7 @@ pub fn many<'call>(call: &Call<'call>, request: &Request<'call>, index: usize) -
         require_different(call, array.elements)?;
         tokens::replace_many(mint.scope, argument)?;
     }
+    let prefix = settings::token_prefix();
     // All in memory of the call, which PostgreSQL frees, and can fail to have: there may be a million.
     let minted = pg::list(call, std::iter::repeat_n(Token::NONE, array.elements.len()));
     Token::generate_many(mint.expires_at_ms, minted).ok_or_else(Error::no_randomness)?;
@@ -87,7 +88,7 @@ pub fn many<'call>(call: &Call<'call>, request: &Request<'call>, index: usize) -
     tokens::insert_many(call, &mint, pg::list(call, minted.iter().map(new)), argument)?;
     Ok(Pairs {
         resource_ids: pg::list(call, array.elements.iter().map(|id| pg::varlena(id.unwrap_or_default()))),
-        tokens: pg::list(call, minted.iter().map(text)),
+        tokens: pg::list(call, minted.iter().map(|token| text(token, prefix))),
     })
 }
 
@@ -98,6 +99,6 @@ fn require_different(call: &Call<'_>, resource_ids: &[Option<&[u8]>]) -> Result<
     if sorted.windows(2).any(|pair| pair[0] == pair[1]) { Err(Error::repeated_resource_id()) } else { Ok(()) }
 }
 
-fn text(token: &Token) -> Datum {
-    pg::varlena(token.text(settings::token_prefix().to_bytes()).as_bytes())
+fn text(token: &Token, prefix: Prefix) -> Datum {
+    pg::varlena(token.text(prefix).as_bytes())
 }

@@ -133,7 +133,7 @@ impl<'call> Call<'call> {
             (*info).setDesc = description;
             fill(&mut |columns| {
                 let (mut values, mut nulls) = split(columns);
-                pg_sys::tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
+                tuplestore_putvalues(store, description, values.as_mut_ptr(), nulls.as_mut_ptr());
             });
         }
     }
@@ -192,6 +192,48 @@ impl<'call> Trigger<'call> {
 // Values
 // ---------------------------------------------------------------------------------------------------------------------
 
+// What takes memory by the size of what a caller passes is declared here, and not taken from pgrx: where memory is at its
+// end, pgrx's guard fails to copy the error that it has caught, and tries again until PostgreSQL gives up with a PANIC. The
+// error leaves by longjmp instead: no frame that calls a function of this part with a caller's bytes, or in a loop, owns a
+// destructor.
+unsafe extern "C-unwind" {
+    fn palloc(size: usize) -> *mut c_void;
+    fn palloc_extended(size: usize, flags: c_int) -> *mut c_void;
+    fn pg_detoast_datum(value: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
+    fn pg_detoast_datum_packed(value: *mut pg_sys::varlena) -> *mut pg_sys::varlena;
+    fn deconstruct_array(
+        array: *mut pg_sys::ArrayType,
+        element: Oid,
+        length: c_int,
+        by_value: bool,
+        align: c_char,
+        values: *mut *mut Datum,
+        nulls: *mut *mut bool,
+        count: *mut c_int,
+    );
+    fn construct_array(
+        elements: *mut Datum,
+        count: c_int,
+        element: Oid,
+        length: c_int,
+        by_value: bool,
+        align: c_char,
+    ) -> *mut pg_sys::ArrayType;
+    fn appendBinaryStringInfo(text: pg_sys::StringInfo, bytes: *const c_void, length: c_int);
+    fn tuplestore_putvalues(
+        store: *mut pg_sys::Tuplestorestate,
+        description: pg_sys::TupleDesc,
+        values: *mut Datum,
+        nulls: *mut bool,
+    );
+    fn hash_search(
+        table: *mut pg_sys::HTAB,
+        key: *const c_void,
+        action: pg_sys::HASHACTION::Type,
+        found: *mut bool,
+    ) -> *mut c_void;
+}
+
 /// # Safety
 /// `datum` is a non-null varlena (text, bytea). The slice lives as long as the value it points to, or, where that had
 /// to be decompressed, as the current memory context.
@@ -210,7 +252,7 @@ unsafe fn detoasted(datum: Datum) -> *mut pg_sys::varlena {
     unsafe {
         let is_plain = pgrx::varlena::varatt_is_4b_u(value)
             || (pgrx::varlena::varatt_is_1b(value) && !pgrx::varlena::varatt_is_1b_e(value));
-        if is_plain { value } else { pg_sys::pg_detoast_datum_packed(value) }
+        if is_plain { value } else { pg_detoast_datum_packed(value) }
     }
 }
 
@@ -221,13 +263,13 @@ unsafe fn text_array<'a>(datum: Datum) -> TextArray<'a> {
     // SAFETY: an array's header is followed by its dimensions (utils/array.h, ARR_DIMS). deconstruct_array fills `count`
     // values and null flags; the elements are texts.
     unsafe {
-        let array = pg_sys::pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
+        let array = pg_detoast_datum(datum.cast_mut_ptr()).cast::<pg_sys::ArrayType>();
         let length = pg_sys::ArrayGetNItems((*array).ndim, array.add(1).cast::<c_int>()) as usize;
         if length > TextArray::LENGTH_MAX {
             return TextArray { dimensions: (*array).ndim, length, elements: &[] };
         }
         let align = pg_sys::TYPALIGN_INT as c_char;
-        pg_sys::deconstruct_array(array, pg_sys::TEXTOID, -1, false, align, &mut values, &mut nulls, &mut count);
+        deconstruct_array(array, pg_sys::TEXTOID, -1, false, align, &mut values, &mut nulls, &mut count);
         let element = |at: usize| (!*nulls.add(at)).then(|| varlena_bytes(*values.add(at)));
         TextArray { dimensions: (*array).ndim, length, elements: palloc_list((0..count as usize).map(element)) }
     }
@@ -250,16 +292,34 @@ pub fn timestamptz(unix_micros: i64) -> Datum {
     Datum::from(unix_micros.saturating_sub(PG_EPOCH))
 }
 
-/// A text or bytea of `bytes`, palloc'd.
+/// A text or bytea of `bytes`, palloc'd. Bytes past 1 GB are PostgreSQL's error XX000 of an invalid request size.
 pub fn varlena(bytes: &[u8]) -> Datum {
-    pgrx::varlena::rust_byte_slice_to_bytea(bytes).into_pg().into()
+    // SAFETY: a copy with room for the header, which is written.
+    unsafe {
+        let copy = copy_bytes(pg_sys::VARHDRSZ, bytes, 0);
+        pgrx::varlena::set_varsize_4b(copy.cast(), (pg_sys::VARHDRSZ + bytes.len()) as i32);
+        Datum::from(copy)
+    }
+}
+
+/// A copy of `bytes`, palloc'd, with so many bytes of room before and after it.
+///
+/// # Safety
+/// The room is written before it is read.
+unsafe fn copy_bytes(before: usize, bytes: &[u8], after: usize) -> *mut u8 {
+    // SAFETY: palloc gives as many bytes, aligned for any type, or raises an error.
+    unsafe {
+        let copy = palloc(before + bytes.len() + after).cast::<u8>();
+        ptr::copy_nonoverlapping(bytes.as_ptr(), copy.add(before), bytes.len());
+        copy
+    }
 }
 
 /// A copy of a jsonb or other varlena value on Rust's heap, header included, as [`from_raw`] takes it.
 pub fn to_raw(value: Datum) -> Result<Box<[u8]>, OutOfMemory> {
     // SAFETY: the value is a varlena; detoasted, its header says how long it is.
     unsafe {
-        let varlena = pg_sys::pg_detoast_datum(value.cast_mut_ptr());
+        let varlena = pg_detoast_datum(value.cast_mut_ptr());
         to_box(std::slice::from_raw_parts(varlena.cast::<u8>(), pgrx::varlena::varsize_any(varlena)))
     }
 }
@@ -279,12 +339,8 @@ pub fn to_box(bytes: &[u8]) -> Result<Box<[u8]>, OutOfMemory> {
 
 /// A varlena value of the bytes that [`to_raw`] gave, palloc'd.
 pub fn from_raw(bytes: &[u8]) -> Datum {
-    // SAFETY: palloc gives as many bytes, aligned for any type, or raises an error.
-    unsafe {
-        let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
-        ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
-        Datum::from(copy)
-    }
+    // SAFETY: there is no room to be written.
+    unsafe { Datum::from(copy_bytes(0, bytes, 0)) }
 }
 
 /// The jsonb that `text`, in the database's encoding, stands for; 22P02 when it is no JSON.
@@ -298,12 +354,7 @@ pub fn jsonb(text: &[u8]) -> Datum {
 
 /// A uuid of `bytes`, palloc'd.
 pub fn uuid(bytes: &[u8; 16]) -> Datum {
-    // SAFETY: palloc gives 16 bytes, or raises an error.
-    unsafe {
-        let copy = pg_sys::palloc(bytes.len()).cast::<[u8; 16]>();
-        copy.write(*bytes);
-        Datum::from(copy)
-    }
+    from_raw(bytes)
 }
 
 /// A list of these values, palloc'd: it needs no destructor.
@@ -320,7 +371,7 @@ unsafe fn palloc_list<'a, T: Copy>(values: impl ExactSizeIterator<Item = T>) -> 
     unsafe {
         let length = values.len();
         let size = length * size_of::<T>();
-        let start = pg_sys::palloc_extended(size, pg_sys::MCXT_ALLOC_HUGE as c_int).cast::<T>();
+        let start = palloc_extended(size, pg_sys::MCXT_ALLOC_HUGE as c_int).cast::<T>();
         let written = values.take(length).enumerate().map(|(at, value)| start.add(at).write(value)).count();
         std::slice::from_raw_parts_mut(start, written)
     }
@@ -343,13 +394,41 @@ impl Text {
         // A slice is at most isize::MAX bytes long; one that is longer than PostgreSQL's limit counts as longest.
         let length = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
         // SAFETY: the structure was filled in; a length past the limit is an error before anything is copied.
-        unsafe { pg_sys::appendBinaryStringInfo(&mut self.0, bytes.as_ptr().cast(), length) };
+        unsafe { appendBinaryStringInfo(&mut self.0, bytes.as_ptr().cast(), length) };
     }
 
     /// What was appended.
     pub fn bytes(&self) -> &[u8] {
         // SAFETY: `len` bytes have been written.
         unsafe { std::slice::from_raw_parts(self.0.data.cast(), self.0.len as usize) }
+    }
+}
+
+/// A set of keys of `LENGTH` bytes, in memory of the call.
+pub struct Set<const LENGTH: usize>(*mut pg_sys::HTAB);
+
+impl<const LENGTH: usize> Set<LENGTH> {
+    /// An empty set.
+    pub fn new(_call: &Call<'_>) -> Self {
+        let flags = pg_sys::HASH_ELEM | pg_sys::HASH_BLOBS | pg_sys::HASH_CONTEXT;
+        // SAFETY: the table is made in the memory that is current in the call, and goes with it.
+        unsafe {
+            let mut control = pg_sys::HASHCTL {
+                keysize: LENGTH,
+                entrysize: LENGTH,
+                hcxt: pg_sys::CurrentMemoryContext,
+                ..Default::default()
+            };
+            Self(pg_sys::hash_create(c"temptoken set".as_ptr(), 256, &mut control, flags as c_int))
+        }
+    }
+
+    /// Adds `key`; whether it was not there yet.
+    pub fn insert(&mut self, key: &[u8; LENGTH]) -> bool {
+        let mut found = false;
+        // SAFETY: a key is as long as the table's keys; an entry is its key, which the table copies.
+        unsafe { hash_search(self.0, key.as_ptr().cast(), pg_sys::HASHACTION::HASH_ENTER, &mut found) };
+        !found
     }
 }
 
@@ -363,7 +442,7 @@ pub fn array(call: &Call<'_>, elements: impl ExactSizeIterator<Item = Datum>, of
     // SAFETY: length, by-reference and alignment are those of the type (pg_type.dat).
     unsafe {
         let count = elements.len() as c_int;
-        pg_sys::construct_array(elements.as_mut_ptr(), count, oid, length, false, align as c_char).into()
+        construct_array(elements.as_mut_ptr(), count, oid, length, false, align as c_char).into()
     }
 }
 
@@ -376,10 +455,9 @@ pub enum ElementType {
 
 /// `bytes` as a C string, palloc'd. They come from SQL values and constants, so none of them is NUL.
 pub fn copy_to_cstring(bytes: &[u8]) -> *const c_char {
-    // SAFETY: palloc gives length + 1 bytes, or raises an error.
+    // SAFETY: the NUL is written into the room for it.
     unsafe {
-        let copy = pg_sys::palloc(bytes.len() + 1).cast::<u8>();
-        ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
+        let copy = copy_bytes(0, bytes, 1);
         copy.add(bytes.len()).write(0);
         copy.cast()
     }
@@ -715,7 +793,6 @@ mod raw {
             values: *mut Datum,
             nulls: *mut bool,
         );
-        fn palloc(size: usize) -> *mut std::ffi::c_void;
         fn index_open(index: Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
         fn index_close(index: pg_sys::Relation, lock: pg_sys::LOCKMODE);
         fn index_beginscan(
@@ -974,7 +1051,7 @@ mod raw {
         // SAFETY: an allocation is aligned for any type.
         unsafe {
             let count = (*description).natts as usize;
-            let values = palloc(count * (size_of::<Datum>() + 1)).cast::<Datum>();
+            let values = super::palloc(count * (size_of::<Datum>() + 1)).cast::<Datum>();
             Columns { values, nulls: values.add(count).cast(), count }
         }
     }
@@ -1316,12 +1393,8 @@ pub fn subtransaction_id() -> pg_sys::SubTransactionId {
 
 /// A copy of `bytes` in the call's memory.
 pub fn keep<'call>(_call: &Call<'call>, bytes: &[u8]) -> &'call [u8] {
-    // SAFETY: palloc gives as many bytes, or raises an error; they live as long as the call.
-    unsafe {
-        let copy = pg_sys::palloc(bytes.len()).cast::<u8>();
-        ptr::copy_nonoverlapping(bytes.as_ptr(), copy, bytes.len());
-        std::slice::from_raw_parts(copy, bytes.len())
-    }
+    // SAFETY: there is no room to be written; the copy lives as long as the call.
+    unsafe { std::slice::from_raw_parts(copy_bytes(0, bytes, 0), bytes.len()) }
 }
 
 /// The value of a setting that may not exist. Empty, which is what a setting of a past transaction leaves, is `None`.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 
-use crate::token;
+use crate::token::{self, Prefix};
 
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
 static SWEEP_BATCH_SIZE: GucSetting<i32> = GucSetting::<i32>::new(10_000);
@@ -115,8 +115,10 @@ pub fn require_token() -> bool {
 }
 
 /// What new tokens start with.
-pub fn token_prefix() -> CString {
-    TOKEN_PREFIX.get().unwrap_or_else(|| c"tt".to_owned())
+pub fn token_prefix() -> Prefix {
+    let set = TOKEN_PREFIX.get();
+    // The check hook has accepted the value.
+    set.and_then(|text| Prefix::new(text.to_bytes())).or_else(|| Prefix::new(b"tt")).expect("tt is a prefix")
 }
 
 /// Names separated by commas, spaces around them ignored, each as it is or in double quotes. `None` when malformed.

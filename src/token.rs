@@ -176,8 +176,11 @@ impl Token {
     }
 
     /// Id and secret, for a set of tokens.
-    pub fn key(&self) -> ([u8; ID_LEN], [u8; SECRET_LEN]) {
-        (self.id.0, self.secret)
+    pub fn key(&self) -> [u8; ID_LEN + SECRET_LEN] {
+        let mut key = [0; ID_LEN + SECRET_LEN];
+        key[..ID_LEN].copy_from_slice(&self.id.0);
+        key[ID_LEN..].copy_from_slice(&self.secret);
+        key
     }
 
     /// The public id.
@@ -193,8 +196,9 @@ impl Token {
         Digest(hasher.finalize().into())
     }
 
-    /// The text to hand out, once. `prefix` must be valid (see [`prefix_is_valid`]).
-    pub fn text(&self, prefix: &[u8]) -> TokenText {
+    /// The text to hand out, once.
+    pub fn text(&self, prefix: Prefix) -> TokenText {
+        let prefix = &prefix.bytes[..prefix.length];
         let mut bytes = [b'_'; TEXT_MAX];
         let start = prefix.len() + 1;
         bytes[..prefix.len()].copy_from_slice(prefix);
@@ -203,6 +207,24 @@ impl Token {
         hex::encode_to_slice(self.id.0, id).expect("an id has 32 digits");
         hex::encode_to_slice(self.secret, secret).expect("a secret has 64 digits");
         TokenText { bytes, len: start + DIGITS }
+    }
+}
+
+/// What the text of a token starts with, before an underscore.
+#[derive(Clone, Copy)]
+pub struct Prefix {
+    bytes: [u8; PREFIX_MAX],
+    length: usize,
+}
+
+impl Prefix {
+    /// `None` where [`prefix_is_valid`] says no.
+    pub fn new(text: &[u8]) -> Option<Self> {
+        prefix_is_valid(text).then(|| {
+            let mut bytes = [0; PREFIX_MAX];
+            bytes[..text.len()].copy_from_slice(text);
+            Self { bytes, length: text.len() }
+        })
     }
 }
 

@@ -75,7 +75,7 @@ fn of_64_clients_exactly_three_get_a_token_of_three_uses() {
 }
 
 #[test]
-fn so_they_do_under_repeatable_read() {
+fn of_64_clients_under_repeatable_read_exactly_three_get_it() {
     let cluster = cluster_with_scope(3, "NULL");
     assert_exactly(3, &race(&cluster, IsolationLevel::RepeatableRead, 200));
 }
@@ -91,7 +91,6 @@ fn under_serializable_no_more_than_that_get_it() {
     }
 }
 
-/// Rows whose update concerns more than the row are updated by a statement.
 #[test]
 fn a_trigger_on_the_table_makes_no_difference() {
     let cluster = cluster_with_scope(3, "NULL");
@@ -176,4 +175,44 @@ fn an_uncommitted_use_is_returned_and_a_prepared_one_waits() {
     let mut client = common::wait_for("the cluster is back", || cluster.try_connect("postgres"));
     assert_eq!(text(&mut client, &spend(&token)), "ok");
     assert_eq!(text(&mut client, &spend(&token)), "token_used_up");
+}
+
+/// With `replace` only the newest link of a resource works, however many ask for one at once.
+#[test]
+fn of_tokens_that_replace_each_other_one_lives() {
+    let cluster = cluster_with_scope(1, "NULL");
+    let barrier = Barrier::new(CLIENTS);
+    let tokens: Vec<Vec<String>> = std::thread::scope(|scope| {
+        let ask = |number: usize| {
+            let (cluster, barrier) = (&cluster, &barrier);
+            scope.spawn(move || {
+                let mut client = cluster.connect("postgres");
+                // Some of them as a mailing, some in transactions with an old snapshot.
+                let mint = match number % 4 {
+                    0 => {
+                        "SELECT token FROM temptoken_mint_many('limited', '{41,42}', '1 hour', replace => true) \
+                          WHERE resource_id = '42'"
+                    }
+                    _ => "SELECT temptoken_mint('limited', '42', '1 hour', replace => true)",
+                };
+                if number % 4 == 1 {
+                    client.batch_execute("SET default_transaction_isolation = 'repeatable read'").unwrap();
+                }
+                let round = |_| {
+                    barrier.wait();
+                    text(&mut client, mint)
+                };
+                (0..20).map(round).collect()
+            })
+        };
+        let clients: Vec<_> = (0..CLIENTS).map(ask).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).collect()
+    });
+    let mut client = cluster.connect("postgres");
+    let mut alive = 0;
+    for token in tokens.iter().flatten() {
+        alive += usize::from(redeem(&mut client, IsolationLevel::ReadCommitted, token) == "ok");
+    }
+    assert_eq!(alive, 1);
+    assert_eq!(text(&mut client, "SELECT count(*) FROM temptoken.temp_tokens WHERE resource_id = '42'"), "1");
 }

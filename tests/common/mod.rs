@@ -50,16 +50,19 @@ pub fn give_to_server(dir: &Path) {
     }
 }
 
+/// A program to be run as the user that servers run as.
+pub fn as_server_user(program: impl AsRef<Path>) -> Command {
+    if !is_root() {
+        return Command::new(program.as_ref());
+    }
+    let mut command = Command::new("runuser");
+    command.args(["-u", "postgres", "--"]).arg(program.as_ref());
+    command
+}
+
 /// A program of PostgreSQL, to be run as the user that servers run as.
 fn server_program(name: &str) -> Command {
-    let program = Path::new(&pg_config("--bindir")).join(name);
-    let mut command = if is_root() {
-        let mut command = Command::new("runuser");
-        command.args(["-u", "postgres", "--"]).arg(program);
-        command
-    } else {
-        Command::new(program)
-    };
+    let mut command = as_server_user(Path::new(&pg_config("--bindir")).join(name));
     // What a developer's shell sets must not change what a server answers.
     command.env_remove("RUST_BACKTRACE").current_dir("/");
     command

@@ -166,10 +166,10 @@ DROP TABLE pg_temp.temp_tokens;
 
 -- A rule that returns no id leads no sweep astray.
 UPDATE temptoken.temp_tokens SET expires_at = 'epoch';
-CREATE TABLE public.regress_null (id uuid);
+CREATE TABLE public.regress_null AS SELECT id FROM temptoken.temp_tokens;
 CREATE RULE nulls AS ON DELETE TO temptoken.temp_tokens DO INSTEAD
-    INSERT INTO public.regress_null VALUES (NULL)
-    RETURNING id, NULL::bytea, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::integer, NULL::jsonb;
+    DELETE FROM public.regress_null WHERE id = OLD.id
+    RETURNING NULL::uuid, NULL::bytea, NULL::text, NULL::text, NULL::timestamptz, NULL::timestamptz, NULL::integer, NULL::jsonb;
 SELECT public.temptoken_delete_expired('2222-02-02') > 0 AS removed;
 DROP RULE nulls ON temptoken.temp_tokens;
 

@@ -1,0 +1,200 @@
+//! What a caller, an administrator's code or the server's own settings could turn against the server: memory that runs out,
+//! tokens that get into the log, settings of a session that change how a token is looked up.
+
+mod common;
+
+use common::{Cluster, REGISTER, as_server_user, skipped, sqlstate, text, value};
+use postgres::Client;
+
+/// Every call that a token, or a part of one, could be passed to, wherever in it.
+fn calls_with(token: &str) -> Vec<String> {
+    let (id, secret) = token[3..].split_at(32);
+    let mut calls = Vec::new();
+    for token in [token.to_owned(), format!("{token}x"), secret.to_owned(), format!("x{id}{secret}")] {
+        calls.extend([
+            format!("SELECT temptoken_validate('{token}', 'GET', '/files/43')"),
+            format!("SELECT temptoken_validate('x', '{token}', '/files/43')"),
+            format!("SELECT temptoken_validate('x', 'GET', '{token}')"),
+            format!("SELECT temptoken_authenticate('{token}', 'GET', '/files/43')"),
+            format!("SELECT temptoken_mint('{token}', '42', '1 hour')"),
+            format!("SELECT temptoken_mint('files', '/{token}', '1 hour')"),
+            format!("SELECT temptoken_mint_many('{token}', '{{42}}', '1 hour')"),
+            format!("SELECT temptoken_mint_many('files', '{{/{token}}}', '1 hour')"),
+            format!("SELECT temptoken_register_scope('{token}', ARRAY['GET'], '1 hour')"),
+            format!("SELECT temptoken_register_scope('s', ARRAY['{token}'], '1 hour')"),
+            format!("SELECT temptoken_register_scope('s', ARRAY['GET /{token}/{{x}}'], '1 hour', '{{id}}')"),
+            format!("INSERT INTO temptoken.scopes VALUES ('{token}', '{{GET}}', '', '1 hour')"),
+            format!("DO $$ BEGIN PERFORM temptoken_validate('{token}', 'GET', '/files/43'); END $$"),
+            format!("SELECT set_config('request.headers', '{{\"x-temp-token\": \"{token}\"}}', false), temptoken_pre_request()"),
+        ]);
+    }
+    calls
+}
+
+/// By default the server logs the statement of every error, and with it the token, where that is a literal. Nor does what
+/// is said of an error repeat what could be a token.
+#[test]
+fn no_refusal_leaves_a_token_in_the_log_or_the_answer() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+    // Parts of the secret that are long enough to be of use to a thief.
+    let pieces: Vec<&str> = (35..99 - 24).map(|at| &token[at..at + 24]).collect();
+    for call in calls_with(&token) {
+        let said = match client.simple_query(&call) {
+            Ok(_) => continue,
+            Err(error) => format!("{:?}", error.as_db_error().unwrap()),
+        };
+        // PostgreSQL itself shows the row that breaks a constraint, and the text of a DO block, to whoever wrote them.
+        let shown_by_postgres = call.starts_with("INSERT") || call.starts_with("DO");
+        assert!(shown_by_postgres || !pieces.iter().any(|piece| said.contains(piece)), "{call}: {said}");
+    }
+    let log = cluster.log();
+    assert!(log.contains("temptoken: token not found"), "errors are logged: {log}");
+    let leaked = log.lines().find(|line| pieces.iter().any(|piece| line.contains(piece)));
+    assert_eq!(leaked, None);
+}
+
+/// Neither the log nor a client gets to see a backtrace, whichever way an error comes.
+#[test]
+fn no_backtrace_is_shown_whatever_the_environment_of_the_server_says() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    drop(client);
+    cluster.stop("fast");
+    cluster.start_in(&[("RUST_BACKTRACE", "1"), ("RUST_LIB_BACKTRACE", "1")]);
+    let mut client = cluster.connect("postgres");
+    for (call, state) in [
+        ("BEGIN READ ONLY; SELECT temptoken_mint('files', '42', '1 hour')", "25006"),
+        ("SELECT temptoken_validate('x', 'GET', '/')", "TT001"),
+        ("SET statement_timeout = 1; SELECT temptoken_find_tokens(repeat('_', 50000000))", "57014"),
+        ("SELECT temptoken_mint('files', '42', '1 hour', metadata => NULL, max_uses => 0)", "22023"),
+    ] {
+        let error = client.batch_execute(call).unwrap_err();
+        let error = error.as_db_error().unwrap();
+        assert_eq!(error.code().code(), state, "{call}");
+        assert!(!format!("{error:?}").contains("backtrace") && error.detail().is_none(), "{error:?}");
+        client.batch_execute("ROLLBACK; RESET ALL").unwrap();
+    }
+    assert!(!cluster.log().contains("rust_") && !cluster.log().contains("pgrx"), "{}", cluster.log());
+}
+
+/// What any role may set as it connects does not make a validation read the table.
+#[test]
+fn no_setting_of_a_session_keeps_the_lookup_from_its_index() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+    client.batch_execute("CREATE ROLE ordinary LOGIN; SELECT temptoken_grant('ordinary', 'validate')").unwrap();
+    let read = |client: &mut Client, column: &str| {
+        client.batch_execute("SELECT pg_stat_force_next_flush()").unwrap();
+        let sql = format!("SELECT {column} FROM pg_stat_user_tables WHERE relname = 'temp_tokens'");
+        text(client, &sql).parse::<u64>().unwrap()
+    };
+    let options =
+        "-c ignore_system_indexes=on -c enable_indexscan=off -c enable_indexonlyscan=off -c enable_bitmapscan=off";
+    let before = read(&mut client, "seq_scan");
+    let mut ordinary = cluster.try_connect_with("ordinary", options).unwrap();
+    assert_eq!(text(&mut ordinary, "SHOW ignore_system_indexes"), "on");
+    let status = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");
+    for _ in 0..100 {
+        assert_eq!(text(&mut ordinary, &status), "ok");
+    }
+    drop(ordinary);
+    common::wait_until("it is counted", || read(&mut client, "idx_scan") >= 100);
+    assert_eq!(read(&mut client, "seq_scan"), before);
+    // Without a key the answer is the same, from the table.
+    client.batch_execute("ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT temp_tokens_pkey").unwrap();
+    assert_eq!(text(&mut client, &status), "ok");
+    // One that is not of the id alone is none.
+    client.batch_execute("ALTER TABLE temptoken.temp_tokens ADD PRIMARY KEY (scope, id)").unwrap();
+    assert_eq!(text(&mut client, &status), "ok");
+}
+
+/// The address space of a process, in bytes.
+fn address_space(pid: &str) -> u64 {
+    let pages = std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
+    pages.split(' ').next().unwrap().parse::<u64>().unwrap() * 4096
+}
+
+/// A backend that gets no more memory says so, and goes on: no signal ends it, which would restart the server.
+#[test]
+fn a_backend_without_memory_says_so_and_the_server_goes_on() {
+    if !as_server_user("prlimit").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skipped("the test of backends without memory: there is no prlimit here");
+    }
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    text(&mut client, "SELECT temptoken_register_scope('report', ARRAY['GET /report'], '1 hour')");
+    client
+        .batch_execute(
+            "CREATE TABLE large AS SELECT 'big' AS name,
+                 (SELECT string_agg('tt_' || md5(i::text) || md5('a' || i) || md5('b' || i), ' ')
+                  FROM generate_series(1, 200000) AS i) AS tokens;
+             CREATE TABLE minted AS SELECT temptoken_mint('report', 'x', '1 hour',
+                 metadata => jsonb_build_object('x', repeat('x', 50000000))) AS token",
+        )
+        .unwrap();
+    let calls = [
+        "SELECT count(*) FROM temptoken_mint_many('report', array_fill('x'::text, ARRAY[1000000]), '1 hour')",
+        "SELECT count(*) FROM temptoken_mint_many('report', ARRAY(SELECT i::text FROM generate_series(1, 1000000) AS i), '1 hour', replace => true)",
+        "SELECT count(*) FROM large, temptoken_find_tokens(regexp_replace(tokens, '(tt_.{12}).(.{3}).', '\\18\\28', 'g'))",
+        "SELECT count(*) FROM large, temptoken_find_tokens(tokens)",
+        "SELECT set_config('request.headers', (SELECT json_object_agg('h' || i, repeat('x', 100))::text FROM generate_series(1, 250000) AS i), false) IS NULL;
+         SELECT temptoken_pre_request()",
+        "SELECT set_config('request.headers', (SELECT json_agg(i)::text FROM generate_series(1, 140000) AS i), false) IS NULL;
+         SELECT temptoken_pre_request()",
+        "SELECT (temptoken_authenticate(token, 'GET', '/report')).scope FROM minted",
+        "BEGIN; SELECT (temptoken_authenticate(token, 'GET', '/report')).scope FROM minted; SELECT length(temptoken_current_metadata()::text); COMMIT",
+        "SELECT length((temptoken_try_validate(token, 'GET', '/report')).metadata::text) FROM minted",
+        "SELECT temptoken_introspect(token) FROM minted",
+        "SELECT temptoken_introspect(repeat('x', 30000000))",
+        //"SELECT temptoken_register_scope('many', ARRAY(SELECT 'GET /' || repeat('x', 4000) || i FROM generate_series(1, 1000) AS i), '1 hour', replace => true)",
+        //"SELECT temptoken_register_scope('many', array_fill('GET /'::text, ARRAY[1000000]), '1 hour', replace => true)",
+        "SELECT temptoken_mint('report', repeat('x', 30000000), '1 hour')",
+        "SELECT (temptoken_try_validate(repeat('x', 30000000), repeat('x', 30000000), repeat('x', 30000000))).status",
+        "SELECT temptoken_delete_by_resource_id(repeat('x', 30000000), repeat('x', 30000000))",
+        "SELECT temptoken_delete_by_scope('report' || repeat('x', 30000000))",
+        "SELECT count(*) FROM temptoken_stats()",
+        "SELECT count(*) FROM temptoken_sweep_status()",
+        "SELECT temptoken_delete_expired()",
+    ];
+    let mut refused = 0;
+    for megabytes in [1, 20, 60, 120, 200] {
+        for call in calls {
+            let mut poor = cluster.connect("postgres");
+            // What a session loads once is loaded before.
+            text(&mut poor, "SELECT (temptoken_peek('x', 'GET', '/')).status");
+            let pid = text(&mut poor, "SELECT pg_backend_pid()");
+            let limit = address_space(&pid) + megabytes * 1_000_000;
+            let set = as_server_user("prlimit").args(["--pid", &pid, &format!("--as={limit}")]).output().unwrap();
+            assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+            let state = sqlstate(&mut poor, call);
+            assert!(
+                matches!(&*state, "ok" | "53200" | "54000" | "TT011" | "TT012" | "PGRST"),
+                "{megabytes} MB: {call}: {state}\n{}",
+                cluster.log()
+            );
+            refused += usize::from(state == "53200");
+            let _ = poor.batch_execute("ROLLBACK");
+            assert_eq!(value(&mut poor, "SELECT 1").as_deref(), Some("1"), "{megabytes} MB: {call}");
+        }
+    }
+    assert!(refused > 10, "memory did run out: {refused} times");
+    assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
+}
+
+/// The text that is looked through may be long, and whoever asked may give up.
+#[test]
+fn finding_tokens_can_be_cancelled() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("SET statement_timeout = '300ms'").unwrap();
+    let begun = std::time::Instant::now();
+    assert_eq!(sqlstate(&mut client, "SELECT count(*) FROM temptoken_find_tokens(repeat('a_', 300000000))"), "57014");
+    assert!(begun.elapsed() < common::PATIENCE, "{:?}", begun.elapsed());
+}
