@@ -94,12 +94,12 @@ SELECT pg_temp.state_of(format('SELECT public.temptoken_register_scope(%L, ARRAY
 FROM sql GROUP BY state;
 SELECT pg_temp.state_of(format('SELECT public.temptoken_register_scope(%L, ARRAY[''GET /x''], ''1 hour'')', text)) AS state, count(*)
 FROM sql GROUP BY state;
--- Such names are names.
-SELECT count(*) FILTER (WHERE (public.temptoken_lookup_scope(text)).name = text) AS found,
-       count(length(public.temptoken_mint(text, text, '1 hour'))) AS minted,
-       sum(public.temptoken_delete_by_resource_id(text, text)) AS deleted,
-       count(*) FILTER (WHERE public.temptoken_unregister_scope(text)) AS unregistered
-FROM sql;
+-- Those of them that are scope-tokens are names.
+SELECT count(*) AS registered, count(*) FILTER (WHERE (public.temptoken_lookup_scope(name)).name = name) AS found,
+       count(length(public.temptoken_mint(name, name, '1 hour'))) AS minted,
+       sum(public.temptoken_delete_by_resource_id(name, name)) AS deleted,
+       count(*) FILTER (WHERE public.temptoken_unregister_scope(name)) AS unregistered
+FROM (SELECT name FROM temptoken.scopes WHERE name IN (SELECT text FROM sql) OFFSET 0) AS names;
 SELECT name FROM temptoken.scopes ORDER BY name;
 SELECT scope, resource_id FROM temptoken.temp_tokens ORDER BY scope;
 
