@@ -20,7 +20,8 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_register_scope(text, text[], interval, text, integer, text[], boolean) IS
 'Registers a scope.
-name: 1 to 255 bytes. allowed_routes: 1 to 1000 ''METHOD /path'' of at most 4096 bytes each; METHOD is an RFC 9110 token, the path is made of RFC 3986 path characters without percent-encoding. max_ttl: positive, finite, without months or years. resource_id_in_path: the placeholder, in every route, at most 64 visible ASCII characters other than / ? # %, or empty for none. max_uses: positive, or NULL for no limit. spending_methods: 1 to 1000 methods of the routes, or NULL for all. replace: take the place of a scope of this name.
+name: 1 to 255 visible ASCII characters other than " and \ (a scope-token of RFC 6749). allowed_routes: 1 to 1000 ''METHOD /path'' of at most 4096 bytes each; METHOD is an RFC 9110 token, the path is made of RFC 3986 path characters without percent-encoding. max_ttl: positive, finite, without months or years. resource_id_in_path: the placeholder, in every route, at most 64 visible ASCII characters other than / ? # %, or empty for none. max_uses: positive, or NULL for no limit. spending_methods: 1 to 1000 methods of the routes, or NULL for all. replace: take the place of a scope of this name.
+Answers a WARNING where a route is valid but probably a mistake: a segment that starts with : and is not the placeholder, a segment with *, one that is . or .. up to a semicolon, a method * or GET|POST. All of them are compared as they are written.
 Errors: TT010 scope_already_registered; TT011 invalid_scope; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_lookup_scope(name text) RETURNS temptoken.scopes
@@ -63,7 +64,7 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean) IS
 'Mints a token and returns it, the only time that it can be seen.
-scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding, and neither . nor .. (two dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works; whoever else replaces them waits until this transaction ends.
+scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding, which up to the first semicolon are neither empty nor . or .. (dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works; whoever else replaces them waits until this transaction ends.
 Errors: TT003 scope_unknown; TT005 ttl_exceeds_max; TT012 invalid_resource_id; 22023 max_uses not positive or over the scope''s; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_mint_many(

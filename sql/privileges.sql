@@ -1,5 +1,6 @@
--- Nothing is granted to anybody but the owner: neither what PUBLIC has by default, nor what ALTER DEFAULT PRIVILEGES has
--- given to named roles. The functions reach the tables on their own: whoever may call one needs no right on a table.
+-- Nothing is granted to anybody but the owner, but for the privilege 'monitor' to pg_monitor: neither what PUBLIC has by
+-- default, nor what ALTER DEFAULT PRIVILEGES has given to named roles. The functions reach the tables on their own:
+-- whoever may call one needs no right on a table.
 
 DO LANGUAGE plpgsql $$
 DECLARE
@@ -44,5 +45,23 @@ BEGIN
     LOOP
         EXECUTE statement;
     END LOOP;
+END
+$$;
+
+-- After the revocations: what the privilege 'monitor' covers.
+GRANT EXECUTE ON FUNCTION @extschema@.temptoken_stats(), @extschema@.temptoken_sweep_status() TO pg_monitor;
+
+-- Where anybody may create functions beside these, a call can be made to find another's: an overload whose argument types
+-- fit better, or one with fewer defaults.
+DO LANGUAGE plpgsql $$
+BEGIN
+    IF pg_catalog.has_schema_privilege(
+        'public', (SELECT e.extnamespace FROM pg_catalog.pg_extension AS e
+                   WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken'), 'CREATE')
+    THEN
+        RAISE WARNING 'temptoken: PUBLIC may create objects in the schema of these functions'
+            USING DETAIL = 'Any role can put a function there that is called in the place of one of these.',
+                  HINT = 'REVOKE CREATE ON SCHEMA @extschema@ FROM PUBLIC, or install into a schema of its own.';
+    END IF;
 END
 $$;

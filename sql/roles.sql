@@ -21,6 +21,8 @@ FROM (VALUES
     ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_resource_id()'),
     ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_metadata()'),
     ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_pre_request()'),
+    ('monitor', 'EXECUTE ON FUNCTION @extschema@.temptoken_stats()'),
+    ('monitor', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_status()'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_register_scope(text, text[], interval, text, integer, text[], boolean)'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_lookup_scope(text)'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_unregister_scope(text)'),
@@ -42,19 +44,26 @@ FROM (VALUES
     ('manage', 'SELECT ON temptoken.active_tokens')
 ) AS v (privilege, granted);
 COMMENT ON VIEW temptoken.privileges IS 'What temptoken_grant grants: a row for each privilege and what it covers';
-COMMENT ON COLUMN temptoken.privileges.privilege IS 'issue, validate or manage';
+COMMENT ON COLUMN temptoken.privileges.privilege IS 'issue, validate, manage or monitor';
 COMMENT ON COLUMN temptoken.privileges.granted IS 'What stands between GRANT and TO';
 
 CREATE FUNCTION @extschema@.temptoken_grant(role text, privilege text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 BEGIN
+    -- GRANT takes a role of this name, quoted or not, for PUBLIC.
+    IF lower(role) = 'public' AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = role) THEN
+        RAISE EXCEPTION 'temptoken: nothing is granted to PUBLIC'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'PUBLIC is every role of the server, those of other applications and later ones too.',
+                  HINT = 'Name a role. For several, create one, grant to it, and make the others its members.';
+    END IF;
     PERFORM temptoken.change_privilege('GRANT %s TO %I', role, privilege);
 END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_grant(text, text) IS
-'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics, sweeping). The view temptoken.privileges lists each.
-Errors: 22023 for another privilege; 42704 when there is no such role; 42501 for a caller who may not grant.';
+'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics, sweeping), monitor (statistics and how sweeping stands, which pg_monitor has from the start). The view temptoken.privileges lists each.
+role: as pg_roles.rolname has it. Errors: 22023 for another privilege, and for PUBLIC; 42704 when there is no such role; 42501 for a caller who may not grant.';
 
 CREATE FUNCTION @extschema@.temptoken_revoke_grant(role text, privilege text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -65,7 +74,7 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_revoke_grant(text, text) IS
 'Takes back what temptoken_grant has granted; what another privilege of the role covers too goes as well.
-Errors: those of temptoken_grant.';
+Errors: those of temptoken_grant, but PUBLIC is a role here, written public.';
 
 CREATE FUNCTION temptoken.change_privilege(statement text, role text, privilege text) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
@@ -73,9 +82,14 @@ AS $$
 DECLARE
     covered text;
 BEGIN
-    IF role IS NULL OR privilege IS NULL OR privilege NOT IN ('issue', 'validate', 'manage') THEN
+    IF role IS NULL OR privilege IS NULL OR privilege NOT IN ('issue', 'validate', 'manage', 'monitor') THEN
         RAISE EXCEPTION 'temptoken: unknown role or privilege'
-            USING ERRCODE = 'invalid_parameter_value', HINT = 'A privilege is issue, validate or manage.';
+            USING ERRCODE = 'invalid_parameter_value', HINT = 'A privilege is issue, validate, manage or monitor.';
+    END IF;
+    -- Looked up here, since the error of GRANT would repeat the argument, which may be a token that was passed by mistake.
+    IF role <> 'public' AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = role) THEN
+        RAISE EXCEPTION 'temptoken: there is no such role'
+            USING ERRCODE = 'undefined_object', HINT = 'Pass its name as pg_roles.rolname has it: case counts, no quotes.';
     END IF;
     FOR covered IN SELECT p.granted FROM temptoken.privileges AS p WHERE p.privilege = change_privilege.privilege LOOP
         EXECUTE format(statement, covered, role);

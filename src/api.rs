@@ -8,10 +8,10 @@
 
 use pgrx::pg_sys::{self, Datum};
 
-use crate::errors::{Error, Refusal, answer};
+use crate::errors::{self, Error, Refusal, answer};
 use crate::identity::{self, Identity};
 use crate::pg::{self, Call, ColumnText, RowType};
-use crate::scope::{Scope, ScopeRow};
+use crate::scope::{self, Scope, ScopeRow};
 use crate::store::{self, scopes, tokens};
 use crate::sweep::{self, cron};
 use crate::token::{Token, TokenId};
@@ -81,12 +81,14 @@ sql_function!(temptoken_pre_request, pg_finfo_temptoken_pre_request, pre_request
 
 fn register_scope(call: &Call<'_>) -> Answer {
     pg::require_writable(c"temptoken_register_scope()");
-    check_scope(call, [0, 1, 3, 2, 4, 5])?;
-    let columns = [0, 1, 3, 2, 4, 5].map(|argument| call.datum(argument));
-    if scopes::register(&columns, call.boolean(6).unwrap_or(false))? {
-        return Ok(Some(Datum::from(0)));
+    const PLACES: [usize; 6] = [0, 1, 3, 2, 4, 5];
+    check_scope(call, PLACES)?;
+    let name = call.text(0).unwrap_or_default();
+    if !scopes::register(&PLACES.map(|argument| call.datum(argument)), call.boolean(6).unwrap_or(false))? {
+        return Err(Error::scope_already_registered(name));
     }
-    Err(Error::scope_already_registered(call.text(0).unwrap_or_default()))
+    errors::warn_of_routes(name, &scope::suspicions(&scope_row(call, PLACES)));
+    Ok(Some(Datum::from(0)))
 }
 
 fn lookup_scope(call: &Call<'_>) -> Answer {
@@ -104,20 +106,24 @@ fn scope_is_valid(call: &Call<'_>) -> Answer {
     boolean(Ok(true))
 }
 
-/// Checks the scope in the arguments at these places: name, allowed_routes, resource_id_in_path, max_ttl, max_uses,
+/// The scope in the arguments at these places: name, allowed_routes, resource_id_in_path, max_ttl, max_uses,
 /// spending_methods.
-fn check_scope(
-    call: &Call<'_>,
+fn scope_row<'call>(
+    call: &Call<'call>,
     [name, routes, placeholder, max_ttl, max_uses, methods]: [usize; 6],
-) -> Result<(), Error> {
-    let row = ScopeRow {
+) -> ScopeRow<'call> {
+    ScopeRow {
         name: call.text(name),
         allowed_routes: call.text_array(routes),
         resource_id_in_path: call.text(placeholder),
         max_ttl: call.interval(max_ttl),
         max_uses: call.int4(max_uses),
         spending_methods: call.text_array(methods),
-    };
+    }
+}
+
+fn check_scope(call: &Call<'_>, places: [usize; 6]) -> Result<(), Error> {
+    let row = scope_row(call, places);
     Scope::new(&row).map(drop).map_err(|problem| Error::invalid_scope(row.name, &problem))
 }
 

@@ -4,12 +4,13 @@
 //! token text: no message is ever made of a token, a secret or a digest.
 
 use std::ffi::{CStr, c_char, c_int};
-use std::fmt::Write as _;
 
+use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::{self, Datum};
 
 use crate::pg::{self, Call, OutOfMemory};
-use crate::scope::{MintProblem, Problem, RESOURCE_ID_MAX};
+use crate::scope::{self, MintProblem, Problem, RESOURCE_ID_MAX, SUSPICIONS_MAX, Seconds, Suspicion};
+use crate::token;
 
 /// Validation's answer to a request that it does not authorize, in the order in which it judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -110,7 +111,8 @@ impl Kind {
                 "ttl_exceeds_max",
                 b"TT005",
                 "ttl is not allowed",
-                c"Pass a finite interval greater than zero, without months or years, and at most the scope's max_ttl.",
+                c"Pass a finite interval greater than zero, without months or years, and at most the scope's max_ttl. \
+                  PostgreSQL reads a number without a unit as seconds.",
             ),
             Self::TokenUsedUp => row("token_used_up", b"TT006", "token used up", c"Mint a new token."),
             Self::ScopeAlreadyRegistered => row(
@@ -129,7 +131,8 @@ impl Kind {
                 "invalid_resource_id",
                 b"TT012",
                 "invalid resource id",
-                c"Where the scope has a placeholder, pass one path segment of RFC 3986 characters without percent-encoding.",
+                c"Where the scope has a placeholder, pass one path segment of RFC 3986 characters without percent-encoding, \
+                  which up to its first semicolon is neither empty nor . or .. (dots).",
             ),
             Self::InvalidMaxUses => row(
                 "invalid_parameter_value",
@@ -253,13 +256,9 @@ impl Error {
         Self { detail: detail.into(), ..Self::new(kind) }
     }
 
-    /// Names `scope` in the message: `scope "files" is not registered`.
+    /// Names `scope` in the message, where it may be quoted: `scope "files" is not registered`.
     fn about_scope(kind: Kind, scope: &[u8], rest: &str) -> Self {
-        let mut message = Vec::from(*b"scope \"");
-        message.extend_from_slice(pg::clip(scope));
-        message.extend_from_slice(b"\" ");
-        message.extend_from_slice(rest.as_bytes());
-        Self { message, ..Self::new(kind) }
+        Self { message: format!("{} {rest}", named("scope", scope)).into(), ..Self::new(kind) }
     }
 
     /// A refusal of validation; `scope` is the token's, where that is known and helps.
@@ -281,15 +280,18 @@ impl Error {
     /// Mint: the rules of `scope`, whose longest TTL is `max_ttl` microseconds, do not let this token be.
     pub fn mint(problem: MintProblem, scope: &[u8], max_ttl: i64) -> Self {
         match problem {
-            MintProblem::Ttl => {
-                let mut longest = String::new();
-                let (seconds, micros) = (max_ttl / 1_000_000, max_ttl % 1_000_000);
-                let _ = write!(longest, "{seconds}");
-                if micros != 0 {
-                    let _ = write!(longest, ".{micros:06}");
-                }
-                let rest = format!("allows a ttl greater than zero and at most {longest} seconds");
-                Self::about_scope(Kind::TtlExceedsMax, scope, &rest)
+            MintProblem::Ttl { given } => {
+                let rest = format!("allows a ttl greater than zero and at most {}", Seconds(max_ttl.into()));
+                let detail = match given {
+                    None => "The ttl given is NULL.".to_owned(),
+                    Some(ttl) if ttl.length().is_some_and(|length| length <= max_ttl) => {
+                        format!(
+                            "The ttl given is {ttl}. It would end after the latest time that an id can hold, in 10889."
+                        )
+                    }
+                    Some(ttl) => format!("The ttl given is {ttl}."),
+                };
+                Self { detail, ..Self::about_scope(Kind::TtlExceedsMax, scope, &rest) }
             }
             MintProblem::ResourceId => Self::with_detail(
                 Kind::InvalidResourceId,
@@ -310,10 +312,10 @@ impl Error {
 
     /// A scope breaks a rule, from whichever side it comes.
     pub fn invalid_scope(scope: Option<&[u8]>, problem: &Problem) -> Self {
-        let error = match scope {
-            Some(scope) if !scope.is_empty() => Self::about_scope(Kind::InvalidScope, scope, "is invalid"),
-            _ => Self::new(Kind::InvalidScope),
-        };
+        if *problem == Problem::OutOfMemory {
+            return Self::new(Kind::OutOfMemory);
+        }
+        let error = Self::about_scope(Kind::InvalidScope, scope.unwrap_or_default(), "is invalid");
         Self { detail: format!("Rule broken: {problem}."), ..error }
     }
 
@@ -344,10 +346,8 @@ impl Error {
 
     /// The trigger function's column is not there, or of another type than a resource id can have.
     pub fn trigger_column(column: &[u8]) -> Self {
-        Self {
-            message: [b"column \"", pg::clip(column), b"\" cannot hold a resource id"].concat(),
-            ..Self::new(Kind::TriggerColumn)
-        }
+        let message = format!("{} cannot hold a resource id", named("column", column));
+        Self { message: message.into(), ..Self::new(Kind::TriggerColumn) }
     }
 
     /// The sweep worker of a preloaded library cannot be started or stopped from SQL.
@@ -370,8 +370,12 @@ impl Error {
         Self::new(Kind::CronMissing)
     }
 
-    /// The pg_cron of another database does not do as it is asked; `said` is its error, in ASCII.
+    /// The pg_cron of another database does not do as it is asked; `said` is its error, in ASCII. It may repeat what the
+    /// caller gave as the schedule.
     pub fn cron_refused(said: &[u8]) -> Self {
+        if token::may_hold_secret(said) {
+            return Self::new(Kind::CronRefused);
+        }
         Self { message: [b"pg_cron refused: ", said].concat(), ..Self::new(Kind::CronRefused) }
     }
 
@@ -417,6 +421,39 @@ impl From<OutOfMemory> for Error {
     fn from(_: OutOfMemory) -> Self {
         Self::new(Kind::OutOfMemory)
     }
+}
+
+/// `what` with its name, where the name may be quoted: `scope "files"`. Every caller's text in a message comes this way.
+fn named(what: &str, name: &[u8]) -> String {
+    scope::quotable(name).map_or_else(|| what.to_owned(), |name| format!("{what} \"{name}\""))
+}
+
+/// Raises a WARNING, of SQLSTATE 01000, that routes of the scope `name` are probably mistakes.
+pub fn warn_of_routes(name: &[u8], suspicions: &[Suspicion]) {
+    if suspicions.is_empty() {
+        return;
+    }
+    let message =
+        format!("temptoken: {} is registered, and has routes that are probably mistakes", named("scope", name));
+    let mut detail: Vec<String> = suspicions.iter().map(Suspicion::to_string).collect();
+    if suspicions.len() == SUSPICIONS_MAX {
+        detail.push("There may be more.".to_owned());
+    }
+    let mut hints: Vec<&str> = Vec::new();
+    for suspicion in suspicions {
+        if !hints.contains(&suspicion.kind.hint()) {
+            hints.push(suspicion.kind.hint());
+        }
+    }
+    let report = Report {
+        sqlstate: encode(b"01000"),
+        message: pg::copy_to_cstring(message.as_bytes()),
+        detail: pg::copy_to_cstring(detail.join("\n").as_bytes()),
+        hint: pg::copy_to_cstring(hints.join(" ").as_bytes()),
+    };
+    // SAFETY: a warning looks for a cancel once it is sent, and may leave by longjmp. The guard turns that into a panic,
+    // which runs the destructors of the callers; between it and errfinish no frame has any.
+    unsafe { pg_guard_ffi_boundary(|| report.send(pg_sys::elog::PgLogLevel::WARNING)) }
 }
 
 impl From<pg::TableGone> for Error {
@@ -509,10 +546,20 @@ impl Report {
     /// # Safety
     /// No frame between the caller and PostgreSQL may own anything that has a destructor.
     unsafe fn throw(self) -> ! {
+        // SAFETY: by the caller's promise.
+        unsafe { self.send(pg_sys::elog::PgLogLevel::ERROR) };
+        unreachable!("an ERROR does not return")
+    }
+
+    /// Reports at `level`, from a frame that owns nothing. Control may leave by longjmp.
+    ///
+    /// # Safety
+    /// As of [`Self::throw`].
+    unsafe fn send(self, level: pg_sys::elog::PgLogLevel) {
         // SAFETY: the pointers are NUL-terminated strings in a live memory context or static ones; every text goes
         // through "%s". That nothing is skipped by the longjmp of errfinish is the caller's promise.
         unsafe {
-            if errstart(pg_sys::elog::PgLogLevel::ERROR as c_int, std::ptr::null()) {
+            if errstart(level as c_int, std::ptr::null()) {
                 errcode(self.sqlstate);
                 errmsg_internal(c"%s".as_ptr(), self.message);
                 if !self.detail.is_null() {
@@ -525,9 +572,8 @@ impl Report {
                 // the token, where it is a literal.
                 errhidestmt(true);
                 errhidecontext(true);
-                errfinish(c"errors.rs".as_ptr(), line!() as c_int, c"throw".as_ptr());
+                errfinish(c"errors.rs".as_ptr(), line!() as c_int, c"send".as_ptr());
             }
         }
-        unreachable!("an ERROR does not return")
     }
 }

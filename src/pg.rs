@@ -463,17 +463,6 @@ pub fn copy_to_cstring(bytes: &[u8]) -> *const c_char {
     }
 }
 
-/// The start of `text`, in the database's encoding, cut where a character ends: enough to recognise a name by.
-pub fn clip(text: &[u8]) -> &[u8] {
-    const LIMIT: usize = 64;
-    if text.len() <= LIMIT {
-        return text;
-    }
-    // SAFETY: the text is longer than the bytes that are looked at.
-    let length = unsafe { pg_sys::pg_mbcliplen(text.as_ptr().cast(), text.len() as c_int, LIMIT as c_int) };
-    &text[..length as usize]
-}
-
 /// The clock at this moment, in Unix microseconds.
 pub fn now() -> i64 {
     // Declared here, and not taken from pgrx, since it raises no error that would have to be guarded against.

@@ -8,7 +8,7 @@
 
 use std::fmt;
 
-use crate::token::EXPIRES_AT_MAX_MS;
+use crate::token::{self, EXPIRES_AT_MAX_MS};
 
 /// The longest name of a scope, in bytes.
 pub const NAME_MAX: usize = 255;
@@ -20,6 +20,11 @@ pub const ROUTE_MAX: usize = 4096;
 pub const PLACEHOLDER_MAX: usize = 64;
 /// The longest resource id, in bytes: together with the longest name it still fits an index entry.
 pub const RESOURCE_ID_MAX: usize = 2048;
+
+/// The longest text of a caller that a message quotes, in bytes.
+const QUOTE_MAX: usize = 64;
+/// The most routes of a scope that are called suspicious in one go.
+pub const SUSPICIONS_MAX: usize = 5;
 
 const MICROS_A_DAY: i128 = 86_400_000_000;
 
@@ -38,8 +43,48 @@ impl Span {
         if self.months != 0 {
             return None;
         }
-        let micros = i128::from(self.days) * MICROS_A_DAY + i128::from(self.micros);
-        i64::try_from(micros).ok().filter(|length| *length > 0)
+        i64::try_from(self.micros_without_months()).ok().filter(|length| *length > 0)
+    }
+
+    fn micros_without_months(self) -> i128 {
+        i128::from(self.days) * MICROS_A_DAY + i128::from(self.micros)
+    }
+
+    /// Infinity, as PostgreSQL 17 and later store it; before 17 an interval of this size cannot be entered.
+    const INFINITY: Self = Self { months: i32::MAX, days: i32::MAX, micros: i64::MAX };
+    const MINUS_INFINITY: Self = Self { months: i32::MIN, days: i32::MIN, micros: i64::MIN };
+}
+
+impl fmt::Display for Span {
+    /// The length with its unit, at most 100 bytes.
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let micros = self.micros_without_months();
+        match (*self, self.months) {
+            (Self::INFINITY, _) => write!(out, "infinity"),
+            (Self::MINUS_INFINITY, _) => write!(out, "-infinity"),
+            (_, 0) => write!(out, "{}", Seconds(micros)),
+            (_, months) => {
+                write!(out, "{months} month{}", if months == 1 { "" } else { "s" })?;
+                if micros != 0 {
+                    write!(out, " and {}", Seconds(micros))?;
+                }
+                write!(out, ", and a month has no fixed length")
+            }
+        }
+    }
+}
+
+/// Microseconds, written as seconds.
+pub struct Seconds(pub i128);
+
+impl fmt::Display for Seconds {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (sign, micros) = (if self.0 < 0 { "-" } else { "" }, self.0.unsigned_abs());
+        write!(out, "{sign}{}", micros / 1_000_000)?;
+        if micros % 1_000_000 != 0 {
+            write!(out, ".{}", format!("{:06}", micros % 1_000_000).trim_end_matches('0'))?;
+        }
+        write!(out, " second{}", if micros == 1_000_000 { "" } else { "s" })
     }
 }
 
@@ -72,21 +117,49 @@ pub struct ScopeRow<'a> {
 pub enum Problem {
     NameMissing,
     NameTooLong,
+    NameMalformed,
     RoutesMissing,
     NotOneDimensional(&'static str),
     NullElement(&'static str),
     TooLong(&'static str),
     PlaceholderNull,
     PlaceholderMalformed,
-    RouteMalformed { number: usize },
-    RouteTooLong { number: usize },
-    MethodMalformed { number: usize },
-    PathMalformed { number: usize },
-    PlaceholderMissing { number: usize },
+    RouteMalformed {
+        number: usize,
+    },
+    /// `what` it has that is one space too many.
+    Space {
+        number: usize,
+        what: &'static str,
+    },
+    RouteTooLong {
+        number: usize,
+    },
+    MethodMalformed {
+        number: usize,
+    },
+    PathMalformed {
+        number: usize,
+    },
+    /// `text`, in brackets of some kind, is not the placeholder; `None` where it may not be quoted. `placeholder` is the
+    /// scope's own, or empty.
+    OtherPlaceholder {
+        number: usize,
+        text: Option<String>,
+        placeholder: Option<String>,
+    },
+    PlaceholderMissing {
+        number: usize,
+        placeholder: Option<String>,
+    },
     TtlMalformed,
+    /// No rule, but the memory for the scope is not there.
+    OutOfMemory,
     MaxUsesNotPositive,
     SpendingMethodsEmpty,
-    SpendingMethodUnknown { number: usize },
+    SpendingMethodUnknown {
+        number: usize,
+    },
 }
 
 impl fmt::Display for Problem {
@@ -94,6 +167,12 @@ impl fmt::Display for Problem {
         match self {
             Self::NameMissing => write!(out, "the name is NULL or empty"),
             Self::NameTooLong => write!(out, "the name is longer than {NAME_MAX} bytes"),
+            Self::NameMalformed => {
+                write!(
+                    out,
+                    "the name is not made of visible ASCII characters other than \" and \\ (scope-token, RFC 6749)"
+                )
+            }
             Self::RoutesMissing => write!(out, "allowed_routes is NULL or empty"),
             Self::NotOneDimensional(what) => write!(out, "{what} is not a one-dimensional array"),
             Self::NullElement(what) => write!(out, "{what} contains NULL"),
@@ -108,16 +187,41 @@ impl fmt::Display for Problem {
                 )
             }
             Self::RouteMalformed { number } => write!(out, "route {number} is not of the form METHOD /path"),
+            Self::Space { number, what } => {
+                write!(out, "route {number} {what}; its only space is the one between METHOD and /path")
+            }
             Self::MethodMalformed { number } => write!(out, "the method of route {number} is not a token of RFC 9110"),
             Self::PathMalformed { number } => write!(
                 out,
                 "the path of route {number} is not made of segments of RFC 3986 path characters without \
                  percent-encoding, none of them empty, \".\" or \"..\""
             ),
-            Self::PlaceholderMissing { number } => {
-                write!(out, "route {number} does not contain the placeholder of resource_id_in_path")
+            Self::OtherPlaceholder { number, text, placeholder } => {
+                let text = text.as_deref().unwrap_or("text in brackets");
+                match placeholder.as_deref() {
+                    Some("") => write!(out, "route {number} contains {text}, but resource_id_in_path is ''"),
+                    Some(own) => {
+                        write!(
+                            out,
+                            "route {number} contains {text}, which is not {own}, the placeholder of resource_id_in_path"
+                        )
+                    }
+                    None => {
+                        write!(
+                            out,
+                            "route {number} contains {text}, which is not the placeholder of resource_id_in_path"
+                        )
+                    }
+                }
             }
+            Self::PlaceholderMissing { number, placeholder } => match placeholder {
+                Some(own) => {
+                    write!(out, "route {number} does not contain {own}, the placeholder of resource_id_in_path")
+                }
+                None => write!(out, "route {number} does not contain the placeholder of resource_id_in_path"),
+            },
             Self::TtlMalformed => write!(out, "max_ttl is not a positive, finite interval without months or years"),
+            Self::OutOfMemory => write!(out, "there is no memory for the scope"),
             Self::MaxUsesNotPositive => write!(out, "max_uses is not positive"),
             Self::SpendingMethodsEmpty => write!(out, "spending_methods is empty; NULL means every method"),
             Self::SpendingMethodUnknown { number } => {
@@ -127,11 +231,106 @@ impl fmt::Display for Problem {
     }
 }
 
+/// A route that is valid, but probably not what its author meant.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Suspicion {
+    /// The route's place in the list, from 1.
+    pub number: usize,
+    pub kind: SuspicionKind,
+    /// The segment or method; `None` where it may not be quoted.
+    pub text: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SuspicionKind {
+    /// A method `*`, or several with `|` between them.
+    Method,
+    /// A segment that starts with `:` and is not the placeholder, or goes on after it as a name does.
+    Name,
+    /// A segment with `*`.
+    Wildcard,
+    /// A segment that is `.` or `..` up to its first `;`.
+    Dots,
+}
+
+impl SuspicionKind {
+    /// What to do about it, as a sentence.
+    pub fn hint(self) -> &'static str {
+        match self {
+            Self::Method => "Register a route for each method.",
+            Self::Name => {
+                "To have a segment stand for the resource id, name it: resource_id_in_path => ':id'. Others are compared as written."
+            }
+            Self::Wildcard => "No character stands for others: register each path, or use the placeholder.",
+            Self::Dots => "Servers cut what follows a semicolon, and then resolve the dots.",
+        }
+    }
+}
+
+impl fmt::Display for Suspicion {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let what = if self.kind == SuspicionKind::Method { "method" } else { "segment" };
+        match &self.text {
+            Some(text) => write!(out, "Route {} has the {what} {text}", self.number)?,
+            None => write!(out, "Route {} has a {what}", self.number)?,
+        }
+        match self.kind {
+            SuspicionKind::Method => write!(out, ", which is compared as one method of that name."),
+            SuspicionKind::Name => write!(out, ", which is not the placeholder."),
+            SuspicionKind::Wildcard => write!(out, ", which is compared as it is written."),
+            SuspicionKind::Dots => write!(out, ", which no server that resolves dots lets through."),
+        }
+    }
+}
+
+/// The first routes of a valid scope that cannot be meant, at most [`SUSPICIONS_MAX`] of them.
+pub fn suspicions(row: &ScopeRow<'_>) -> Vec<Suspicion> {
+    let placeholder = row.resource_id_in_path.unwrap_or_default();
+    let routes = row.allowed_routes.iter().flat_map(|array| array.elements.iter().copied().flatten().enumerate());
+    let of_route = |(index, route): (usize, &[u8])| {
+        let mut words = route.splitn(2, |byte| *byte == b' ');
+        let method = words.next().filter(|method| *method == b"*" || method.contains(&b'|'));
+        let method = method.map(|method| (SuspicionKind::Method, method));
+        let mut segments = words.next().unwrap_or_default().split(|byte| *byte == b'/');
+        let segment = segments.find_map(|segment| Some((suspicion_of_segment(segment, placeholder)?, segment)));
+        let suspicion =
+            move |(kind, text)| Suspicion { number: index + 1, kind, text: quotable(text).map(String::from) };
+        method.into_iter().chain(segment).map(suspicion).collect::<Vec<_>>()
+    };
+    routes.flat_map(of_route).take(SUSPICIONS_MAX).collect()
+}
+
+fn suspicion_of_segment(segment: &[u8], placeholder: &[u8]) -> Option<SuspicionKind> {
+    let is_name = segment.first() == Some(&b':') && {
+        let after = segment.strip_prefix(placeholder).filter(|_| !placeholder.is_empty());
+        // With the placeholder :id, the segment :idx would be x after the resource id.
+        after.is_none_or(|after| after.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_'))
+    };
+    if is_name {
+        Some(SuspicionKind::Name)
+    } else if pieces(segment, placeholder).any(|piece| piece.contains(&b'*')) {
+        Some(SuspicionKind::Wildcard)
+    } else if matches!(before_semicolon(segment), b"." | b"..") {
+        Some(SuspicionKind::Dots)
+    } else {
+        None
+    }
+}
+
+/// `text` of a caller as a message may quote it: cut to its first 64 bytes. `None` where it is not a scope-token, or may
+/// hold a token. Whatever message quotes a caller's text asks here.
+pub fn quotable(text: &[u8]) -> Option<&str> {
+    if !is_scope_token(text) || token::may_hold_secret(text) {
+        return None;
+    }
+    str::from_utf8(&text[..text.len().min(QUOTE_MAX)]).ok()
+}
+
 /// Why a token cannot be minted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MintProblem {
     /// The TTL is NULL, not positive, infinite, counted in months, over the scope's, or past the range of time.
-    Ttl,
+    Ttl { given: Option<Span> },
     /// The resource id cannot stand in the scope's paths, or is longer than [`RESOURCE_ID_MAX`].
     ResourceId,
     /// The number of uses asked for is not positive.
@@ -151,16 +350,18 @@ pub struct Scope {
     has_placeholder: bool,
     max_uses: Option<i32>,
     max_ttl: i64,
-    spending_methods: Option<Vec<Box<[u8]>>>,
+    /// With a space after each, which no method contains.
+    spending_methods: Option<Box<[u8]>>,
 }
 
 /// What stands for the resource id in the path of a route: no path contains it.
 const RESOURCE_ID: u8 = 0;
 
-/// A route as it is read: its method, and its path cut at every place of the placeholder: `/a/{id}/b` is `/a/` and `/b`.
+/// A route as it is read.
+#[derive(Clone, Copy)]
 struct Route<'a> {
     method: &'a [u8],
-    pieces: Vec<&'a [u8]>,
+    path: &'a [u8],
 }
 
 impl Scope {
@@ -170,20 +371,23 @@ impl Scope {
         if name.len() > NAME_MAX {
             return Err(Problem::NameTooLong);
         }
+        if !is_scope_token(name) {
+            return Err(Problem::NameMalformed);
+        }
         let placeholder = row.resource_id_in_path.ok_or(Problem::PlaceholderNull)?;
         if placeholder.len() > PLACEHOLDER_MAX
             || !placeholder.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(byte))
         {
             return Err(Problem::PlaceholderMalformed);
         }
-        let routes = read_routes(row.allowed_routes.as_ref(), placeholder)?;
+        let routes = check_routes(row.allowed_routes.as_ref(), placeholder)?;
         let max_ttl = row.max_ttl.and_then(Span::length).ok_or(Problem::TtlMalformed)?;
         if row.max_uses.is_some_and(|uses| uses < 1) {
             return Err(Problem::MaxUsesNotPositive);
         }
-        let spending_methods = read_spending_methods(row.spending_methods.as_ref(), &routes)?;
+        let spending_methods = read_spending_methods(row.spending_methods.as_ref(), routes)?;
         Ok(Self {
-            text: write(name, &routes),
+            text: write(name, routes, placeholder)?,
             name_length: name.len() as u16,
             has_placeholder: !placeholder.is_empty(),
             max_uses: row.max_uses,
@@ -225,7 +429,7 @@ impl Scope {
     pub fn spends(&self, method: &[u8]) -> bool {
         match &self.spending_methods {
             None => true,
-            Some(methods) => methods.iter().any(|spending| spending.eq_ignore_ascii_case(method)),
+            Some(methods) => methods.split(|byte| *byte == b' ').any(|spending| spending.eq_ignore_ascii_case(method)),
         }
     }
 
@@ -237,11 +441,12 @@ impl Scope {
     /// When a token minted at `now` (Unix microseconds) for `ttl` expires, in Unix milliseconds: cut, since that is what
     /// an id can carry.
     pub fn expires_at_ms(&self, now: i64, ttl: Option<Span>) -> Result<u64, MintProblem> {
-        let ttl = ttl.and_then(Span::length).filter(|ttl| *ttl <= self.max_ttl).ok_or(MintProblem::Ttl)?;
-        now.checked_add(ttl)
+        let length = ttl.and_then(Span::length).filter(|length| *length <= self.max_ttl);
+        length
+            .and_then(|length| now.checked_add(length))
             .and_then(|micros| u64::try_from(micros / 1000).ok())
             .filter(|ms| *ms <= EXPIRES_AT_MAX_MS)
-            .ok_or(MintProblem::Ttl)
+            .ok_or(MintProblem::Ttl { given: ttl })
     }
 
     /// How many uses a token gets; `None` is without limit. `max_uses` is at most the scope's limit.
@@ -260,102 +465,180 @@ impl Scope {
     }
 }
 
-fn read_elements<'a>(array: &TextArray<'a>, what: &'static str) -> Result<Vec<&'a [u8]>, Problem> {
+fn read_elements<'a>(array: &TextArray<'a>, what: &'static str) -> Result<&'a [Option<&'a [u8]>], Problem> {
     if array.dimensions > 1 {
         return Err(Problem::NotOneDimensional(what));
     }
     if array.length > ROUTES_MAX {
         return Err(Problem::TooLong(what));
     }
-    array.elements.iter().copied().collect::<Option<_>>().ok_or(Problem::NullElement(what))
+    if array.elements.iter().any(Option::is_none) {
+        return Err(Problem::NullElement(what));
+    }
+    Ok(array.elements)
 }
 
-fn read_routes<'a>(array: Option<&TextArray<'a>>, placeholder: &[u8]) -> Result<Vec<Route<'a>>, Problem> {
+/// Checks every route: the elements that they are read from.
+fn check_routes<'a>(array: Option<&TextArray<'a>>, placeholder: &[u8]) -> Result<&'a [Option<&'a [u8]>], Problem> {
     let elements = read_elements(array.ok_or(Problem::RoutesMissing)?, "allowed_routes")?;
     if elements.is_empty() {
         return Err(Problem::RoutesMissing);
     }
-    elements.iter().enumerate().map(|(index, route)| read_route(route, placeholder, index + 1)).collect()
+    for (index, route) in elements.iter().flatten().enumerate() {
+        check_route(route, placeholder, index + 1)?;
+    }
+    Ok(elements)
 }
 
-fn read_route<'a>(route: &'a [u8], placeholder: &[u8], number: usize) -> Result<Route<'a>, Problem> {
-    if route.len() > ROUTE_MAX {
+/// The routes in elements that were checked.
+fn routes<'a>(elements: &'a [Option<&'a [u8]>]) -> impl Iterator<Item = Route<'a>> {
+    elements.iter().flatten().filter_map(|route| Route::split(route))
+}
+
+impl<'a> Route<'a> {
+    /// What stands before and after the first space.
+    fn split(text: &'a [u8]) -> Option<Self> {
+        let space = text.iter().position(|byte| *byte == b' ')?;
+        Some(Self { method: &text[..space], path: &text[space + 1..] })
+    }
+}
+
+fn check_route(text: &[u8], placeholder: &[u8], number: usize) -> Result<(), Problem> {
+    if text.len() > ROUTE_MAX {
         return Err(Problem::RouteTooLong { number });
     }
-    let space = route.iter().position(|byte| *byte == b' ').ok_or(Problem::RouteMalformed { number })?;
-    let (method, path) = (&route[..space], &route[space + 1..]);
-    if !is_method(method) {
+    let Route { method, path } = Route::split(text).ok_or(Problem::RouteMalformed { number })?;
+    if let Some(what) = second_space(method, path) {
+        return Err(Problem::Space { number, what });
+    }
+    if !is_token(method) {
         return Err(Problem::MethodMalformed { number });
     }
-    let pieces = cut(path, placeholder);
-    if !is_path(path, &pieces) {
+    let own = || if placeholder.is_empty() { Some(String::new()) } else { quotable(placeholder).map(String::from) };
+    if let Some(text) = pieces(path, placeholder).find_map(bracketed) {
+        let text = quotable(text).map(String::from);
+        return Err(Problem::OtherPlaceholder { number, text, placeholder: own() });
+    }
+    if !is_path(path, placeholder) {
         return Err(Problem::PathMalformed { number });
     }
-    if !placeholder.is_empty() && pieces.len() == 1 {
-        return Err(Problem::PlaceholderMissing { number });
+    if !placeholder.is_empty() && pieces(path, placeholder).nth(1).is_none() {
+        return Err(Problem::PlaceholderMissing { number, placeholder: own() });
     }
-    Ok(Route { method, pieces })
+    Ok(())
+}
+
+/// What a route with more than one space has, if it has; `method` is what stands before the first.
+fn second_space(method: &[u8], path: &[u8]) -> Option<&'static str> {
+    if !path.contains(&b' ') {
+        None
+    } else if method.is_empty() {
+        Some("starts with a space")
+    } else if path.starts_with(b" ") {
+        Some("has more than one space after its method")
+    } else if path.trim_ascii_end().contains(&b' ') {
+        Some("has a space in its path")
+    } else {
+        Some("ends with a space")
+    }
+}
+
+/// What looks like a placeholder of some framework's in a piece of a path: `{id}`, `<id>` or `[id]`.
+fn bracketed(piece: &[u8]) -> Option<&[u8]> {
+    let start = piece.iter().position(|byte| b"{<[".contains(byte))?;
+    let segment = piece[start..].split(|byte| *byte == b'/').next()?;
+    let closing = match segment.first()? {
+        b'{' => b'}',
+        b'<' => b'>',
+        _ => b']',
+    };
+    let end = segment.iter().position(|byte| *byte == closing)?;
+    Some(&segment[..=end])
 }
 
 fn read_spending_methods(
     array: Option<&TextArray<'_>>,
-    routes: &[Route<'_>],
-) -> Result<Option<Vec<Box<[u8]>>>, Problem> {
+    elements: &[Option<&[u8]>],
+) -> Result<Option<Box<[u8]>>, Problem> {
     let Some(array) = array else { return Ok(None) };
     let methods = read_elements(array, "spending_methods")?;
     if methods.is_empty() {
         return Err(Problem::SpendingMethodsEmpty);
     }
     // A method that no route has could never spend: a limit that never bites is a mistake worth an error.
-    let known = |method: &[u8]| routes.iter().any(|route| route.method.eq_ignore_ascii_case(method));
-    match methods.iter().position(|method| !known(method)) {
-        Some(index) => Err(Problem::SpendingMethodUnknown { number: index + 1 }),
-        None => Ok(Some(methods.into_iter().map(Box::from).collect())),
+    let known = |method: &&[u8]| routes(elements).any(|route| route.method.eq_ignore_ascii_case(method));
+    if let Some(index) = methods.iter().flatten().position(|method| !known(method)) {
+        return Err(Problem::SpendingMethodUnknown { number: index + 1 });
     }
+    let write = |push: &mut dyn FnMut(&[u8])| {
+        for method in methods.iter().flatten() {
+            push(method);
+            push(b" ");
+        }
+    };
+    join(write).map(Some)
 }
 
 /// The text of a [`Scope`]. No length exceeds [`NAME_MAX`] or [`ROUTE_MAX`], which 16 bits can say.
-fn write(name: &[u8], routes: &[Route<'_>]) -> Box<[u8]> {
-    let mut text = name.to_vec();
-    for route in routes {
-        let path = route.pieces.join(&RESOURCE_ID);
-        for length in [route.method.len(), path.len()] {
-            text.extend((length as u16).to_ne_bytes());
+fn write(name: &[u8], elements: &[Option<&[u8]>], placeholder: &[u8]) -> Result<Box<[u8]>, Problem> {
+    join(|push| {
+        push(name);
+        for Route { method, path } in routes(elements) {
+            let pieces = || pieces(path, placeholder);
+            let path_length = pieces().map(|piece| piece.len() + 1).sum::<usize>() - 1;
+            for length in [method.len(), path_length] {
+                push(&(length as u16).to_ne_bytes());
+            }
+            push(method);
+            for (at, piece) in pieces().enumerate() {
+                push(if at == 0 { &[] } else { &[RESOURCE_ID] });
+                push(piece);
+            }
         }
-        text.extend(route.method);
-        text.extend(path);
-    }
-    text.into()
+    })
 }
 
-/// `path` cut at every place of `placeholder`, from left to right. One piece when it has none.
-fn cut<'a>(path: &'a [u8], placeholder: &[u8]) -> Vec<&'a [u8]> {
-    let mut pieces = Vec::new();
-    let mut rest = path;
-    if !placeholder.is_empty() {
-        while let Some(at) = rest.windows(placeholder.len()).position(|window| window == placeholder) {
-            pieces.push(&rest[..at]);
-            rest = &rest[at + placeholder.len()..];
-        }
-    }
-    pieces.push(rest);
-    pieces
+/// What `write` pushes, in one piece of memory of the right size, which may not be there. It is called twice.
+fn join(write: impl Fn(&mut dyn FnMut(&[u8]))) -> Result<Box<[u8]>, Problem> {
+    let mut length = 0;
+    write(&mut |part| length += part.len());
+    let mut text = Vec::new();
+    text.try_reserve_exact(length).map_err(|_| Problem::OutOfMemory)?;
+    write(&mut |part| text.extend_from_slice(part));
+    Ok(text.into_boxed_slice())
+}
+
+/// `path` cut at every place of `placeholder`, from left to right: `/a/{id}/b` is `/a/` and `/b`. One piece when it has
+/// none.
+fn pieces<'a>(path: &'a [u8], placeholder: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
+    let mut rest = Some(path);
+    std::iter::from_fn(move || {
+        let text = rest?;
+        let at = text.windows(placeholder.len().max(1)).position(|window| window == placeholder);
+        rest = at.map(|at| &text[at + placeholder.len()..]);
+        Some(&text[..at.unwrap_or(text.len())])
+    })
 }
 
 /// Whether a route's path is allowed: it starts with `/`, has no empty, `.` or `..` segment (one trailing slash is
 /// allowed), and outside its placeholders consists of path characters.
-fn is_path(path: &[u8], pieces: &[&[u8]]) -> bool {
+fn is_path(path: &[u8], placeholder: &[u8]) -> bool {
     let Some(segments) = path.strip_prefix(b"/") else { return false };
     let segments = segments.strip_suffix(b"/").unwrap_or(segments);
     let segment_is_allowed = |segment: &[u8]| !matches!(segment, b"" | b"." | b"..");
     (path == b"/" || segments.split(|byte| *byte == b'/').all(segment_is_allowed))
-        && pieces.iter().all(|piece| piece.iter().all(|byte| *byte == b'/' || is_pchar(*byte)))
+        && pieces(path, placeholder).all(|piece| piece.iter().all(|byte| *byte == b'/' || is_pchar(*byte)))
 }
 
 /// Whether putting `resource_id` into a route cannot make another route of it: one or more path characters, and not a
-/// segment that servers resolve.
+/// segment that servers resolve, also after they have cut its path parameters (RFC 3986, section 3.3).
 fn fits_in_path(resource_id: &[u8]) -> bool {
-    !matches!(resource_id, b"" | b"." | b"..") && resource_id.iter().all(|byte| is_pchar(*byte))
+    !matches!(before_semicolon(resource_id), b"" | b"." | b"..") && resource_id.iter().all(|byte| is_pchar(*byte))
+}
+
+/// A segment without its path parameters.
+fn before_semicolon(segment: &[u8]) -> &[u8] {
+    segment.split(|byte| *byte == b';').next().unwrap_or_default()
 }
 
 /// Whether `path` is `route`'s, byte for byte, with `resource_id` in each place for it.
@@ -373,10 +656,17 @@ fn path_matches(route: &[u8], resource_id: &[u8], path: &[u8]) -> bool {
     rest.is_empty()
 }
 
-/// A token of RFC 9110, section 5.6.2.
-fn is_method(method: &[u8]) -> bool {
+/// A token of RFC 9110, section 5.6.2: what methods and names of headers are.
+pub fn is_token(text: &[u8]) -> bool {
     let is_tchar = |byte: &u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte);
-    !method.is_empty() && method.iter().all(is_tchar)
+    !text.is_empty() && text.iter().all(is_tchar)
+}
+
+/// A scope-token of RFC 6749, section 3.3, of at most [`NAME_MAX`] bytes: such names can be listed with spaces between
+/// them, and are the same bytes in every encoding.
+fn is_scope_token(text: &[u8]) -> bool {
+    let allowed = |byte: &u8| byte.is_ascii_graphic() && !b"\"\\".contains(byte);
+    (1..=NAME_MAX).contains(&text.len()) && text.iter().all(allowed)
 }
 
 /// A `pchar` of RFC 3986, section 3.3, without percent-encoding.

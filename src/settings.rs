@@ -8,6 +8,7 @@ use std::time::Duration;
 use pgrx::guc::{GucContext, GucFlags, GucRegistry, GucSetting};
 use pgrx::pg_sys;
 
+use crate::scope;
 use crate::token::{self, Prefix};
 
 static SWEEP_INTERVAL: GucSetting<i32> = GucSetting::<i32>::new(300);
@@ -39,7 +40,7 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::empty(),
     );
-    // SAFETY: both hooks are guarded by #[pg_guard] and follow the protocol of check hooks (utils/guc.h).
+    // SAFETY: the hooks are guarded by #[pg_guard] and follow the protocol of check hooks (utils/guc.h).
     unsafe {
         GucRegistry::define_string_guc_with_hooks(
             c"temptoken.sweep_databases",
@@ -63,13 +64,16 @@ pub fn define() {
             None,
             None,
         );
-        GucRegistry::define_string_guc(
+        GucRegistry::define_string_guc_with_hooks(
             c"temptoken.token_header",
             c"Request header in which temptoken_pre_request() looks for a token.",
             c"Without that header it looks for Authorization: Bearer with a token in it.",
             &TOKEN_HEADER,
             GucContext::Suset,
             GucFlags::empty(),
+            Some(check_token_header),
+            None,
+            None,
         );
         GucRegistry::define_bool_guc(
             c"temptoken.require_token",
@@ -166,6 +170,23 @@ unsafe extern "C-unwind" fn check_token_prefix(
     let accepted = unsafe { !(*value).is_null() && token::prefix_is_valid(CStr::from_ptr(*value).to_bytes()) };
     if !accepted {
         explain(c"A prefix is 1 to 16 lower-case letters, digits and underscores.");
+    }
+    accepted
+}
+
+#[pgrx::pg_guard]
+unsafe extern "C-unwind" fn check_token_header(
+    value: *mut *mut c_char,
+    _extra: *mut *mut c_void,
+    _source: pg_sys::GucSource::Type,
+) -> bool {
+    // SAFETY: PostgreSQL passes the new value, a C string, or NULL.
+    let name = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } };
+    let accepted = scope::is_token(name.to_bytes());
+    if name.is_empty() {
+        explain(c"It is empty. For tokens in Authorization alone, name that header: Authorization.");
+    } else if !accepted {
+        explain(c"The name of a header is made of letters, digits and !#$%&'*+-.^_`|~ (RFC 9110, section 5.6.2).");
     }
     accepted
 }

@@ -252,6 +252,13 @@ pub fn prefix_is_valid(prefix: &[u8]) -> bool {
     !prefix.is_empty() && prefix.len() <= PREFIX_MAX && prefix.iter().all(allowed)
 }
 
+/// Whether a token, or a good part of one, may stand in `text`: 24 or more hexadecimal digits in a row, of either case.
+/// Such a text of a caller is not repeated in a message.
+pub fn may_hold_secret(text: &[u8]) -> bool {
+    const SUSPECT: usize = 24;
+    text.split(|byte| !byte.is_ascii_hexdigit()).any(|digits| digits.len() >= SUSPECT)
+}
+
 /// Puts the bytes that `digits` stand for into `bytes`, half as many. They are lower-case hexadecimal, which needs no
 /// branch: the branches of a decoder that checks as it goes are what validation would take longest for, after the lookup.
 fn decode_lower_hex(digits: &[u8], bytes: &mut [u8]) {

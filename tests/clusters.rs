@@ -280,11 +280,12 @@ fn any_encoding_and_any_bytes() {
         }
         client.batch_execute("RESET client_encoding").unwrap();
         expect(format!("SELECT temptoken_delete_by_resource_id('plain', {bad})"), &mut client, "4");
-        expect(format!("SELECT temptoken_register_scope({bad}, ARRAY['GET /x'], '1 hour') IS NULL"), &mut client, "f");
-        expect(format!("SELECT temptoken_unregister_scope({bad})"), &mut client, "t");
+        expect(format!("SELECT temptoken_unregister_scope({bad})"), &mut client, "f");
+        expect(format!("SELECT temptoken_lookup_scope({bad}) IS NULL"), &mut client, "t");
         for (call, state) in [
             (format!("temptoken_mint('files', {bad}, '1 hour')"), "TT012"),
             (format!("temptoken_mint({bad}, '42', '1 hour')"), "TT003"),
+            (format!("temptoken_register_scope({bad}, ARRAY['GET /x'], '1 hour')"), "TT011"),
             (format!("temptoken_register_scope('x', ARRAY['GET ' || {bad}], '1 hour')"), "TT011"),
             (format!("temptoken_register_scope('x', ARRAY['GET /x'], '1 hour', {bad})"), "TT011"),
         ] {

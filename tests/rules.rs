@@ -10,8 +10,13 @@ mod scope;
 #[path = "../src/token.rs"]
 mod token;
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::fmt::Debug;
+
 use proptest::prelude::*;
-use scope::{MintProblem, Problem, Scope, ScopeRow, Span, TextArray};
+use proptest::test_runner::{TestCaseError, TestRunner};
+use scope::{MintProblem, Problem, Scope, ScopeRow, Span, Suspicion, SuspicionKind, TextArray, quotable, suspicions};
 use token::{EXPIRES_AT_MAX_MS, Prefix, Token, TokenId};
 
 const HOUR: Span = Span { months: 0, days: 0, micros: 3_600_000_000 };
@@ -33,6 +38,36 @@ fn row<'a>(routes: &'a [impl AsRef<[u8]>], placeholder: &'a [u8]) -> ScopeRow<'a
         max_ttl: Some(HOUR),
         max_uses: None,
         spending_methods: None,
+    }
+}
+
+/// Runs `test` on `cases` values. It names the branches that each value reached; how often each was reached is answered,
+/// so that a test can say that its generator reaches what it is about.
+fn reached<S: Strategy>(
+    cases: u32,
+    values: S,
+    test: impl Fn(S::Value) -> Result<Vec<String>, TestCaseError>,
+) -> BTreeMap<String, u32>
+where
+    S::Value: Debug,
+{
+    let counts = RefCell::new(BTreeMap::new());
+    let config = ProptestConfig { cases, failure_persistence: None, ..ProptestConfig::default() };
+    let outcome = TestRunner::new(config).run(&values, |value| {
+        for branch in test(value)? {
+            *counts.borrow_mut().entry(branch).or_default() += 1;
+        }
+        Ok(())
+    });
+    outcome.unwrap_or_else(|failure| panic!("{failure}"));
+    counts.into_inner()
+}
+
+/// Fails where a branch was reached less than `least` times.
+fn expect_reached(counts: &BTreeMap<String, u32>, least: u32, branches: &[&str]) {
+    for branch in branches {
+        let count = counts.get(*branch).copied().unwrap_or(0);
+        assert!(count >= least, "{branch} was reached {count} times: {counts:?}");
     }
 }
 
@@ -147,23 +182,92 @@ fn hostile_token_texts_do_not_parse() {
     }
 }
 
+/// The second reader of tokens: by characters, from the end.
+fn naive_is_token(text: &[u8]) -> bool {
+    let Some((prefix, digits)) = std::str::from_utf8(text).ok().and_then(|text| text.rsplit_once('_')) else {
+        return false;
+    };
+    let is_hex = digits.chars().all(|it| "0123456789abcdef".contains(it));
+    digits.len() == 96
+        && is_hex
+        && digits.chars().nth(12) == Some('8')
+        && digits.chars().nth(16).is_some_and(|it| "89ab".contains(it))
+        && (1..=16).contains(&prefix.len())
+        && prefix.chars().all(|it| "abcdefghijklmnopqrstuvwxyz0123456789_".contains(it))
+}
+
+/// A token, one with up to two bytes changed, put in or taken out, or any bytes.
+fn token_text() -> impl Strategy<Value = Vec<u8>> {
+    let digits =
+        prop_oneof![4 => "[0-9a-f]{12}8[0-9a-f]{3}[89ab][0-9a-f]{79}", 1 => "[0-9a-f]{96}", 1 => "[0-9a-fA-F]{95,97}"];
+    let prefix = prop_oneof![Just("tt".to_owned()), "[a-z0-9_]{1,16}", "[a-zA-Z0-9_-]{0,18}"];
+    let edit = (any::<prop::sample::Index>(), prop_oneof![any::<u8>(), b'0'..=b'9'], 0..3);
+    let edited = (prefix, digits, prop::collection::vec(edit, 0..3)).prop_map(|(prefix, digits, edits)| {
+        let mut text = format!("{prefix}_{digits}").into_bytes();
+        for (at, byte, kind) in edits {
+            let at = at.index(text.len());
+            match kind {
+                0 => text[at] = byte,
+                1 => text.insert(at, byte),
+                _ => _ = text.remove(at),
+            }
+        }
+        text
+    });
+    prop_oneof![8 => edited, 1 => prop::collection::vec(any::<u8>(), 0..130)]
+}
+
+#[test]
+fn a_text_is_a_token_that_writes_it_or_is_refused() {
+    let counts = reached(5_000, token_text(), |text| {
+        let token = Token::parse(&text);
+        prop_assert_eq!(token.is_some(), naive_is_token(&text));
+        let Some(token) = token else { return Ok(vec!["refused".into()]) };
+        let prefix = &text[..text.len() - 97];
+        prop_assert!(token.text(Prefix::new(prefix).unwrap()).as_bytes() == text);
+        Ok(vec!["token".into()])
+    });
+    expect_reached(&counts, 300, &["token", "refused"]);
+}
+
+/// What a message may repeat never holds a token, or a quarter of one, in whatever case and surroundings.
+#[test]
+fn no_text_with_a_token_in_it_is_quotable() {
+    let edge = || prop_oneof!["[a-z:_./-]{0,80}", "[ -~]{0,80}"];
+    let cuts = any::<(prop::sample::Index, prop::sample::Index)>();
+    let part = (edge(), token_text(), cuts, any::<bool>(), edge());
+    let counts = reached(5_000, part, |(before, token, (from, to), upper, after)| {
+        let (from, to) = (from.index(token.len() + 1), to.index(token.len() + 1));
+        let mut middle = token[from.min(to)..from.max(to)].to_vec();
+        if upper {
+            middle.make_ascii_uppercase();
+        }
+        let text = [before.as_bytes(), &middle, after.as_bytes()].concat();
+        let is_hex = |window: &[u8]| window.iter().all(|byte| char::from(*byte).is_ascii_hexdigit());
+        match quotable(&text) {
+            Some(quoted) => {
+                prop_assert!(text.starts_with(quoted.as_bytes()) && quoted.len() == text.len().min(64));
+                prop_assert!(!text.windows(24).any(is_hex));
+                Ok(vec!["quoted".into()])
+            }
+            None if text.windows(24).any(is_hex) => Ok(vec!["held back".into()]),
+            None => Ok(vec!["no name".into()]),
+        }
+    });
+    expect_reached(&counts, 50, &["quoted", "held back", "no name"]);
+    let token = Token::generate(1_700_000_000_000).unwrap().text(Prefix::new(b"tt").unwrap()).as_bytes().to_vec();
+    for start in [0, 3, 35, 40, 75] {
+        assert_eq!(quotable(&token[start..]), None);
+    }
+    for name in ["files", "oauth2_consent", "a", "a/b:c.*'", "01a20789-641b-8f8b-a931-25ad799d0ecd"] {
+        assert_eq!(quotable(name.as_bytes()), Some(name));
+    }
+    for name in ["", "a b", "a\"b", "a\\b", "é", "a\n", "01a20789641b8f8ba93125ad"] {
+        assert_eq!(quotable(name.as_bytes()), None);
+    }
+}
+
 proptest! {
-    #[test]
-    fn any_bytes_are_refused_or_are_a_token_that_writes_them(text in prop::collection::vec(any::<u8>(), 0..130)) {
-        prop_assert!(Token::parse(&text).is_none());
-    }
-
-    #[test]
-    fn what_looks_like_a_token_parses_exactly_when_its_id_is_well_formed(
-        prefix in "[a-zA-Z0-9_-]{0,18}", digits in "[0-9a-f]{96}"
-    ) {
-        let text = format!("{prefix}_{digits}");
-        let prefix_ok = (1..=16).contains(&prefix.len())
-            && prefix.chars().all(|it| it.is_ascii_lowercase() || it.is_ascii_digit() || it == '_');
-        let id_ok = digits.as_bytes()[12] == b'8' && b"89ab".contains(&digits.as_bytes()[16]);
-        prop_assert_eq!(Token::parse(text.as_bytes()).is_some(), prefix_ok && id_ok);
-    }
-
     #[test]
     fn ids_sort_by_expiry(a in 0..EXPIRES_AT_MAX_MS, b in 0..EXPIRES_AT_MAX_MS) {
         let (first, second) = (Token::generate(a).unwrap(), Token::generate(b).unwrap());
@@ -177,15 +281,21 @@ proptest! {
 // Scopes
 // ---------------------------------------------------------------------------------------------------------------------
 
+/// The second judge of resource ids: what is left of the first `;`, and RFC 3986's rules as they are written there.
+fn naive_fits(id: &str) -> bool {
+    let unreserved = |it: char| it.is_ascii_alphanumeric() || "-._~".contains(it);
+    let sub_delim = |it: char| "!$&'()*+,;=".contains(it);
+    let pchar = |it: char| unreserved(it) || sub_delim(it) || it == ':' || it == '@';
+    let head = id.split_once(';').map_or(id, |(head, _)| head);
+    !["", ".", ".."].contains(&head) && id.chars().all(pchar)
+}
+
 /// The second matcher. Knows nothing of pieces: substitutes text, then looks for the whole.
 fn naive_allows(routes: &[String], placeholder: &str, resource_id: &[u8], method: &[u8], path: &[u8]) -> bool {
-    let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let sub_delim = |byte: u8| b"!$&'()*+,;=".contains(&byte);
-    let pchar = |byte: u8| unreserved(byte) || sub_delim(byte) || byte == b':' || byte == b'@';
     let Ok(id) = std::str::from_utf8(resource_id) else {
         return placeholder.is_empty() && naive_plain(routes, method, path);
     };
-    if !placeholder.is_empty() && (id.is_empty() || id == "." || id == ".." || !id.bytes().all(pchar)) {
+    if !placeholder.is_empty() && !naive_fits(id) {
         return false;
     }
     routes.iter().any(|route| {
@@ -204,101 +314,332 @@ fn segment() -> impl Strategy<Value = String> {
         Just("{id}".to_owned()),
         Just("x{id}y".to_owned()),
         Just("{id}{id}".to_owned()),
-        "[a-c.~!$&'()*+,;=:@%_-]{0,3}",
+        Just(".{id}".to_owned()),
+        Just("{id};v".to_owned()),
+        "[a-c.~!$&'()*+,;=:@_-]{1,3}",
+        "[a-c.%;]{0,3}",
         "[ -~]{0,3}"
     ]
 }
 
+/// As [`segment`], of those that most routes are made of.
+fn plain_segment() -> impl Strategy<Value = String> {
+    prop_oneof![Just("{id}".to_owned()), Just("x{id}y".to_owned()), "[a-c]{1,2}", "[a-c.;:*]{1,3}"]
+}
+
 fn path() -> impl Strategy<Value = String> {
-    (prop::collection::vec(segment(), 0..4), prop::bool::ANY)
+    let segments = prop_oneof![
+        3 => prop::collection::vec(plain_segment(), 0..4),
+        1 => prop::collection::vec(segment(), 0..4),
+    ];
+    (segments, prop::bool::weighted(0.2))
         .prop_map(|(segments, trailing)| format!("/{}{}", segments.join("/"), if trailing { "/" } else { "" }))
 }
 
 fn route() -> impl Strategy<Value = String> {
-    (prop_oneof![Just("GET".to_owned()), Just("post".to_owned()), "[A-Za-z*]{0,3}", "[ -~]{0,3}"], path())
-        .prop_map(|(method, path)| format!("{method} {path}"))
+    let method = prop_oneof![
+        4 => Just("GET".to_owned()),
+        4 => Just("post".to_owned()),
+        1 => "[A-Za-z*|]{1,3}",
+        1 => "[ -~]{0,3}",
+    ];
+    (method, path()).prop_map(|(method, path)| format!("{method} {path}"))
 }
 
 fn resource_id() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
-        "[a-c.{}/%]{0,4}".prop_map(String::into_bytes),
-        "[ -~]{0,4}".prop_map(String::into_bytes),
-        Just("é".as_bytes().to_vec()),
-        prop::collection::vec(any::<u8>(), 0..4),
+        2 => "[a-c]{1,3}".prop_map(String::into_bytes),
+        2 => "[a-c.;]{0,4}".prop_map(String::into_bytes),
+        1 => "[.;]{0,3}[a-c/;.]{0,2}".prop_map(String::into_bytes),
+        1 => "[a-c.{}/%]{0,4}".prop_map(String::into_bytes),
+        1 => "[ -~]{0,4}".prop_map(String::into_bytes),
+        1 => Just("é".as_bytes().to_vec()),
+        1 => prop::collection::vec(any::<u8>(), 0..4),
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(20_000))]
-
-    #[test]
-    fn the_two_matchers_agree_on_any_request(
-        routes in prop::collection::vec(route(), 1..4),
-        placeholder in prop_oneof![Just("{id}"), Just(""), Just(":x"), Just("a")],
-        id in resource_id(),
-        method in prop_oneof![Just("GET".to_owned()), Just("get".to_owned()), Just("POST".to_owned()), "[ -~]{0,4}"],
-        other in prop_oneof![path().prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..12)],
-    ) {
-        let Ok(scope) = Scope::new(&row(&routes, placeholder.as_bytes())) else { return Ok(()) };
+#[test]
+fn the_two_matchers_agree_on_any_request() {
+    let requests = (
+        prop::collection::vec(route(), 1..3),
+        prop_oneof![3 => Just("{id}"), 3 => Just(""), 2 => Just(":x"), 2 => Just("a")],
+        resource_id(),
+        prop_oneof![Just("GET".to_owned()), Just("get".to_owned()), Just("POST".to_owned()), "[ -~]{0,4}"],
+        prop_oneof![path().prop_map(String::into_bytes), prop::collection::vec(any::<u8>(), 0..12)],
+    );
+    let counts = reached(15_000, requests, |(mut routes, placeholder, id, method, other)| {
+        let own = if placeholder.is_empty() { "x" } else { placeholder };
+        routes.iter_mut().for_each(|route| *route = route.replace("{id}", own));
+        let Ok(scope) = Scope::new(&row(&routes, placeholder.as_bytes())) else { return Ok(vec!["no scope".into()]) };
         let mut paths = vec![other];
         for route in &routes {
             let template = route.split_once(' ').unwrap().1;
             let lossy = String::from_utf8_lossy(&id);
             paths.push(template.as_bytes().to_vec());
-            paths.push(if placeholder.is_empty() { vec![] } else { template.replace(placeholder, &lossy).into_bytes() });
+            paths.push(if placeholder.is_empty() {
+                vec![]
+            } else {
+                template.replace(placeholder, &lossy).into_bytes()
+            });
         }
+        let mut branches = Vec::new();
         for presented in paths {
             let accepted = scope.allows(&id, method.as_bytes(), &presented);
             let expected = naive_allows(&routes, placeholder, &id, method.as_bytes(), &presented);
             prop_assert_eq!(accepted, expected, "{:?} {:?}", method, String::from_utf8_lossy(&presented));
+            branches.push(format!("{accepted} with placeholder {placeholder:?}"));
         }
+        Ok(branches)
+    });
+    for placeholder in ["{id}", "", ":x", "a"] {
+        let both = ["true", "false"].map(|accepted| format!("{accepted} with placeholder {placeholder:?}"));
+        expect_reached(&counts, 50, &[&both[0], &both[1]]);
     }
+}
 
-    #[test]
-    fn an_accepted_path_has_the_shape_of_its_route(
-        routes in prop::collection::vec(route(), 1..4), id in resource_id()
-    ) {
-        let Ok(scope) = Scope::new(&row(&routes, b"{id}")) else { return Ok(()) };
+#[test]
+fn an_accepted_path_has_the_shape_of_its_route() {
+    let counts = reached(15_000, (prop::collection::vec(route(), 1..3), resource_id()), |(routes, id)| {
+        let Ok(scope) = Scope::new(&row(&routes, b"{id}")) else { return Ok(vec!["no scope".into()]) };
+        let mut branches = Vec::new();
         for route in &routes {
             let (method, template) = route.split_once(' ').unwrap();
-            let presented = template.replace("{id}", &String::from_utf8_lossy(&id)).into_bytes();
-            if scope.allows(&id, method.as_bytes(), &presented) {
-                let segments = |path: &[u8]| path.split(|byte| *byte == b'/').count();
-                prop_assert_eq!(segments(&presented), segments(template.as_bytes()));
-                prop_assert!(!presented.split(|byte| *byte == b'/').any(|it| matches!(it, b"." | b"..")));
-                prop_assert!(!presented.iter().any(|byte| b"%?# ".contains(byte) || !byte.is_ascii_graphic()));
+            let presented = template.replace("{id}", &String::from_utf8_lossy(&id));
+            if !scope.allows(&id, method.as_bytes(), presented.as_bytes()) {
+                branches.push("refused".into());
+                continue;
             }
+            branches.push(if id.contains(&b';') { "accepted with ;".into() } else { "accepted".into() });
+            prop_assert_eq!(presented.split('/').count(), template.split('/').count());
+            prop_assert!(!presented.split('/').any(|it| matches!(it, "." | "..")));
+            prop_assert!(!presented.bytes().any(|byte| b"%?# ".contains(&byte) || !byte.is_ascii_graphic()));
+            // A server that cuts path parameters sees no segment vanish or climb that the route itself does not have.
+            let cut = |path: &str| {
+                let heads = path.split('/').map(|segment| segment.split(';').next().unwrap().to_owned());
+                heads.filter(|head| matches!(head.as_str(), "" | "." | "..")).count()
+            };
+            prop_assert_eq!(cut(&presented), cut(&template.replace("{id}", "x")));
         }
-    }
+        Ok(branches)
+    });
+    expect_reached(&counts, 100, &["accepted", "accepted with ;", "refused"]);
+}
 
-    #[test]
-    fn any_row_is_a_scope_or_a_problem(
-        name in prop::option::of(prop::collection::vec(any::<u8>(), 0..300)),
-        routes in prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..20)), 0..4),
-        dimensions in 0..3,
-        placeholder in prop::option::of(prop::collection::vec(any::<u8>(), 0..6)),
-        (months, days, micros) in (any::<i32>(), any::<i32>(), any::<i64>()),
-        max_uses in prop::option::of(any::<i32>()),
-    ) {
-        let elements = |list: &[Option<Vec<u8>>]| -> &[Option<&[u8]>] { list.iter().map(|it| it.clone().map(|it| &*it.leak())).collect::<Vec<_>>().leak() };
-        let row = ScopeRow {
-            name: name.as_deref(),
-            allowed_routes: Some(TextArray { dimensions, length: routes.len(), elements: elements(&routes) }),
-            resource_id_in_path: placeholder.as_deref(),
-            max_ttl: Some(Span { months, days, micros }),
-            max_uses,
-            spending_methods: Some(TextArray { dimensions, length: routes.len(), elements: elements(&routes) }),
-        };
-        if let Err(problem) = Scope::new(&row) {
-            prop_assert!(!problem.to_string().is_empty());
-        }
-    }
-
-    #[test]
-    fn what_mint_accepts_the_matcher_opens(id in resource_id()) {
-        let scope = Scope::new(&row(&["GET /a/{id}"], b"{id}")).unwrap();
+#[test]
+fn the_two_judges_of_resource_ids_agree() {
+    let with_placeholder = Scope::new(&row(&["GET /a/{id}"], b"{id}")).unwrap();
+    let without = Scope::new(&row(&["GET /a"], b"")).unwrap();
+    let counts = reached(12_000, resource_id(), |id| {
+        let expected = std::str::from_utf8(&id).is_ok_and(naive_fits);
         let path = [b"/a/", &id[..]].concat();
-        prop_assert_eq!(scope.accepts(Some(&id)).is_ok(), scope.allows(&id, b"GET", &path));
+        prop_assert_eq!(with_placeholder.accepts(Some(&id)).is_ok(), expected);
+        // What mint accepts the matcher opens, and nothing else: it judges again.
+        prop_assert_eq!(with_placeholder.allows(&id, b"GET", &path), expected);
+        prop_assert!(without.accepts(Some(&id)).is_ok());
+        let has_parameter = id.contains(&b';') && !id.contains(&b'/') && id.iter().all(u8::is_ascii_graphic);
+        Ok(vec![format!("{expected}{}", if has_parameter { " with ;" } else { "" })])
+    });
+    expect_reached(&counts, 200, &["true", "false", "true with ;", "false with ;"]);
+    for id in [";", "..;", ".;", ".;x", "..;/", "..;a=b", ";..", ";;"] {
+        assert_eq!(with_placeholder.accepts(Some(id.as_bytes())), Err(MintProblem::ResourceId), "{id}");
+        assert!(!with_placeholder.allows(id.as_bytes(), b"GET", format!("/a/{id}").as_bytes()), "{id}");
+    }
+    for id in ["a;", "a;..", "...;", "x;v=1"] {
+        assert_eq!(with_placeholder.accepts(Some(id.as_bytes())), Ok(()), "{id}");
+    }
+}
+
+/// The second judge of scopes: of rows with a list of routes, and nothing NULL. Says only yes or no.
+fn naive_is_scope(name: &[u8], routes: &[Vec<u8>], placeholder: &str, micros: i64, max_uses: i32) -> bool {
+    let name_fits =
+        (1..=255).contains(&name.len()) && !name.iter().any(|it| matches!(it, 0..=32 | b'"' | b'\\' | 127..));
+    let placeholder_fits =
+        placeholder.len() <= 64 && placeholder.bytes().all(|it| matches!(it, b'!'..=b'~') && !b"/?#%".contains(&it));
+    let route_fits = |route: &Vec<u8>| {
+        let Ok(route) = std::str::from_utf8(route) else { return false };
+        let Some((method, path)) = route.split_once(' ') else { return false };
+        let tchar = |it: char| it.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(it);
+        let with_x = if placeholder.is_empty() { path.to_owned() } else { path.replace(placeholder, "x") };
+        let pchar = |it: char| it.is_ascii_alphanumeric() || "-._~!$&'()*+,;=:@".contains(it);
+        let segments: Vec<&str> = path.split('/').collect();
+        let last = segments.len() - 1;
+        let segment_fits = |(at, segment): (usize, &&str)| at == 0 || at == last || !["", ".", ".."].contains(segment);
+        !method.is_empty()
+            && method.chars().all(tchar)
+            && segments.len() > 1
+            && segments[0].is_empty()
+            && ![".", ".."].contains(&segments[last])
+            && segments.iter().enumerate().all(segment_fits)
+            && with_x.split('/').all(|segment| segment.chars().all(pchar))
+            && (placeholder.is_empty() || path.contains(placeholder))
+    };
+    name_fits && placeholder_fits && !routes.is_empty() && routes.iter().all(route_fits) && micros > 0 && max_uses > 0
+}
+
+#[test]
+fn the_two_judges_of_scopes_agree() {
+    let name = prop_oneof![
+        12 => "[!#-\\[\\]-~]{1,20}".prop_map(String::into_bytes),
+        1 => "[ -~]{0,3}".prop_map(String::into_bytes),
+        1 => "[a-z]{250,260}".prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 0..4),
+    ];
+    let any_route = prop_oneof![
+        12 => route().prop_map(String::into_bytes),
+        1 => "[A-Z ]{0,3} [ -~]{0,4}".prop_map(String::into_bytes),
+        1 => "GET /[<\\[{]id[>\\]}]".prop_map(String::into_bytes),
+        1 => prop::collection::vec(any::<u8>(), 0..9),
+    ];
+    let rows = (
+        name,
+        prop::collection::vec(any_route, 0..3),
+        prop_oneof![6 => Just("".to_owned()), 6 => Just("{id}".to_owned()), 1 => "[ -~]{0,3}", 1 => Just("x".repeat(65))],
+        prop_oneof![8 => 1..i64::MAX, 1 => any::<i64>(), 1 => Just(0)],
+        prop_oneof![8 => 1..9, 1 => any::<i32>()],
+    );
+    let counts = reached(15_000, rows, |(name, routes, placeholder, micros, max_uses)| {
+        let valid = Scope::new(&ScopeRow {
+            name: Some(&name),
+            max_ttl: Some(Span { months: 0, days: 0, micros }),
+            max_uses: Some(max_uses),
+            ..row(&routes, placeholder.as_bytes())
+        });
+        prop_assert_eq!(valid.is_ok(), naive_is_scope(&name, &routes, &placeholder, micros, max_uses));
+        let Err(problem) = valid else { return Ok(vec!["Scope".into()]) };
+        prop_assert!(problem.to_string().is_ascii() && problem.to_string().len() < 300);
+        let kind = format!("{problem:?}");
+        Ok(vec![kind.split([' ', '(']).next().unwrap().to_owned()])
+    });
+    expect_reached(&counts, 500, &["Scope"]);
+    expect_reached(
+        &counts,
+        20,
+        &[
+            "NameMissing",
+            "NameTooLong",
+            "NameMalformed",
+            "RoutesMissing",
+            "PlaceholderMalformed",
+            "RouteMalformed",
+            "Space",
+            "MethodMalformed",
+            "PathMalformed",
+            "OtherPlaceholder",
+            "PlaceholderMissing",
+            "TtlMalformed",
+            "MaxUsesNotPositive",
+        ],
+    );
+}
+
+/// NULL, arrays of arrays and elements that are NULL, anywhere.
+#[test]
+fn any_row_is_a_scope_or_a_problem() {
+    let element = || prop_oneof![9 => "(GET|POST) /a".prop_map(Some), 1 => Just(None)];
+    let array =
+        || (prop::collection::vec(element(), 0..4), prop_oneof![9 => Just(1), 1 => Just(2)], prop::bool::weighted(0.9));
+    let methods = prop::option::weighted(
+        0.5,
+        (
+            prop::collection::vec(prop_oneof![4 => Just(Some("get")), 1 => Just(Some("PUT")), 1 => Just(None)], 0..3),
+            1..3,
+        ),
+    );
+    let placeholder = prop::option::weighted(0.9, Just(""));
+    let months = prop_oneof![9 => Just(0), 1 => any::<i32>()];
+    let span = prop::option::weighted(0.9, (months, 0..3, any::<i64>()));
+    let rows = (prop::option::weighted(0.9, "[ab]{1,2}"), array(), placeholder, span, methods);
+    let counts = reached(8_000, rows, |(name, (routes, dimensions, given), placeholder, span, methods)| {
+        let elements: Vec<_> = routes.iter().map(|it| it.as_deref().map(str::as_bytes)).collect();
+        let spending: Vec<_> =
+            methods.iter().flat_map(|(methods, _)| methods.iter().map(|it| it.map(str::as_bytes))).collect();
+        let valid = Scope::new(&ScopeRow {
+            name: name.as_deref().map(str::as_bytes),
+            allowed_routes: given.then_some(TextArray { dimensions, length: routes.len(), elements: &elements }),
+            resource_id_in_path: placeholder.map(str::as_bytes),
+            max_ttl: span.map(|(months, days, micros)| Span { months, days, micros }),
+            max_uses: None,
+            spending_methods: methods.map(|(methods, dimensions)| TextArray {
+                dimensions,
+                length: methods.len(),
+                elements: &spending,
+            }),
+        });
+        let Err(problem) = valid else { return Ok(vec!["Scope".into()]) };
+        prop_assert!(!problem.to_string().is_empty());
+        let kind = format!("{problem:?}");
+        Ok(vec![kind.split([' ', '(']).next().unwrap().to_owned()])
+    });
+    expect_reached(&counts, 300, &["Scope"]);
+    expect_reached(
+        &counts,
+        25,
+        &[
+            "NameMissing",
+            "RoutesMissing",
+            "NotOneDimensional",
+            "NullElement",
+            "PlaceholderNull",
+            "TtlMalformed",
+            "SpendingMethodsEmpty",
+            "SpendingMethodUnknown",
+        ],
+    );
+}
+
+/// Valid routes that cannot be meant, and their kin that can.
+#[test]
+fn suspicious_routes() {
+    use SuspicionKind::{Dots, Method, Name, Wildcard};
+    let of = |routes: &[&str], placeholder: &str| {
+        assert_eq!(problem(routes, placeholder), None, "{routes:?}");
+        suspicions(&row(routes, placeholder.as_bytes()))
+    };
+    let one = |number, kind, text: &str| vec![Suspicion { number, kind, text: Some(text.to_owned()) }];
+    for (route, placeholder, kind, text) in [
+        ("GET /flows/:id", "", Name, ":id"),
+        ("GET /flows/:id/x", "", Name, ":id"),
+        ("GET /a/{x}/b/:y", "{x}", Name, ":y"),
+        ("GET /flows/:idx", ":id", Name, ":idx"),
+        ("GET /:id/:other", ":id", Name, ":other"),
+        ("GET /files/*", "", Wildcard, "*"),
+        ("GET /files/*.pdf", "", Wildcard, "*.pdf"),
+        ("GET /files/**", "", Wildcard, "**"),
+        ("GET /{id}/a*", "{id}", Wildcard, "a*"),
+        ("GET /a/..;/b", "", Dots, "..;"),
+        ("GET /a/.;x", "", Dots, ".;x"),
+        ("* /files", "", Method, "*"),
+        ("GET|POST /files", "", Method, "GET|POST"),
+    ] {
+        assert_eq!(of(&[route], placeholder), one(1, kind, text), "{route}");
+        let fine = format!("PUT /x{placeholder}");
+        assert_eq!(of(&[&fine, route], placeholder), one(2, kind, text), "{route}");
+    }
+    for (route, placeholder) in [
+        ("GET /flows/:id", ":id"),
+        ("GET /flows/:id.pdf", ":id"),
+        ("GET /flows/:id-:id", ":id"),
+        ("GET /flows/{id}:cancel", "{id}"),
+        ("GET /flows/a:b", ""),
+        ("GET /files/*", "*"),
+        ("GET /x*y", "*"),
+        ("GET /a/...;x", ""),
+        ("GET /a;b/.x;", ""),
+        ("M-SEARCH /", ""),
+    ] {
+        assert_eq!(of(&[route], placeholder), vec![], "{route}");
+    }
+    assert_eq!(of(&["* /*"], "").len(), 2);
+    assert_eq!(of(&["* /*"; 1000], "").len(), scope::SUSPICIONS_MAX);
+    // A token is not repeated, here as elsewhere.
+    let token = format!(
+        "GET /:{}",
+        String::from_utf8(Token::generate(1).unwrap().text(Prefix::new(b"tt").unwrap()).as_bytes().to_vec()).unwrap()
+    );
+    assert_eq!(of(&[&token], ""), vec![Suspicion { number: 1, kind: Name, text: None }]);
+    for suspicion in of(&["* /:a", "GET /*", "GET /..;"], "") {
+        let said = suspicion.to_string();
+        assert!(said.starts_with("Route ") && said.ends_with('.') && suspicion.kind.hint().ends_with('.'), "{said}");
     }
 }
 
@@ -325,11 +666,35 @@ fn invalid_scopes() {
     assert_eq!(problem(&["GET"], ""), Some(Problem::RouteMalformed { number: 1 }));
     assert_eq!(problem(&["GET\t/files"], ""), Some(Problem::RouteMalformed { number: 1 }));
     assert_eq!(problem(&["GET /", " /files"], ""), Some(Problem::MethodMalformed { number: 2 }));
+    for (route, what) in [
+        (" GET /a", "starts with a space"),
+        ("GET  /a", "has more than one space after its method"),
+        ("GET   ", "has more than one space after its method"),
+        ("GET /a ", "ends with a space"),
+        ("GET /a  ", "ends with a space"),
+        ("GET /a b", "has a space in its path"),
+        ("GET /a b ", "has a space in its path"),
+    ] {
+        assert_eq!(problem(&["PUT /", route], ""), Some(Problem::Space { number: 2, what }), "{route:?}");
+    }
+    let other = |routes: &[&str], placeholder, text: &str| {
+        let expected = Problem::OtherPlaceholder {
+            number: routes.len(),
+            text: Some(text.to_owned()),
+            placeholder: Some(str::to_owned(placeholder)),
+        };
+        assert_eq!(problem(routes, placeholder), Some(expected), "{routes:?}");
+    };
+    other(&["GET /flows/{id}"], "", "{id}");
+    other(&["GET /flows/<id>/x"], "", "<id>");
+    other(&["GET /flows/[id]"], "", "[id]");
+    other(&["GET /flows/x{id}y"], "", "{id}");
+    other(&["GET /a/{x}", "GET /a/{x}/b/{y}"], "{x}", "{y}");
+    other(&["GET /a/{ID}"], "{id}", "{ID}");
     assert_eq!(problem(&["GÉT /files"], ""), Some(Problem::MethodMalformed { number: 1 }));
     for bad in [
         "files",
         "",
-        " /files",
         "//",
         "/files//x",
         "//files",
@@ -340,23 +705,38 @@ fn invalid_scopes() {
         "/x/.",
         "/files?x",
         "/files#x",
-        "/a b",
-        "/a ",
         "/%41",
         "/é",
         "/a\\b",
-        "/{id}",
+        "/{id",
+        "/id}",
+        "/{a/b}",
         "/files\n",
         "http://host/files",
     ] {
         let route = format!("GET {bad}");
         assert_eq!(problem(&[&route], ""), path(1), "{bad:?}");
     }
-    assert_eq!(problem(&["GET /a/{id}", "GET /a"], "{id}"), Some(Problem::PlaceholderMissing { number: 2 }));
-    assert_eq!(problem(&["GET /a/{ID}"], "{id}"), path(1));
+    let missing = Problem::PlaceholderMissing { number: 2, placeholder: Some("{id}".to_owned()) };
+    assert_eq!(problem(&["GET /a/{id}", "GET /a"], "{id}"), Some(missing));
     for bad in ["/", "{a/b}", "{id }", "%", "?", "#", "é", "\u{7f}"] {
         assert_eq!(problem(&["GET /a"], bad), Some(Problem::PlaceholderMalformed), "{bad:?}");
     }
+}
+
+/// A scope-token of RFC 6749: names can be listed with spaces between them, and are the same in every encoding.
+#[test]
+fn names_are_scope_tokens() {
+    let judged = |name: &[u8]| Scope::new(&ScopeRow { name: Some(name), ..row(&["GET /"], b"") }).map(drop);
+    for byte in 0..=255 {
+        let allowed = matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+        let expected = if allowed { Ok(()) } else { Err(Problem::NameMalformed) };
+        assert_eq!(judged(&[byte]), expected, "{byte:#x}");
+        assert_eq!(judged(&[b'a', byte, b'z']), expected, "{byte:#x}");
+    }
+    assert_eq!(judged(b""), Err(Problem::NameMissing));
+    assert_eq!(judged(&[b'n'; 255]), Ok(()));
+    assert_eq!(judged(&[b'n'; 256]), Err(Problem::NameTooLong));
 }
 
 #[test]
@@ -394,18 +774,39 @@ fn a_ttl_is_positive_finite_and_without_months() {
 }
 
 #[test]
+fn a_span_is_written_with_its_unit() {
+    let said = |months, days, micros| Span { months, days, micros }.to_string();
+    assert_eq!(said(0, 0, 0), "0 seconds");
+    assert_eq!(said(0, 0, 1_000_000), "1 second");
+    assert_eq!(said(0, 0, -1_500_000), "-1.5 seconds");
+    assert_eq!(said(0, 0, 1), "0.000001 seconds");
+    assert_eq!(said(0, 1, -1), "86399.999999 seconds");
+    assert_eq!(said(0, 0, 900_000_000_000_000_000), "900000000000 seconds");
+    assert_eq!(said(1, 0, 0), "1 month, and a month has no fixed length");
+    assert_eq!(said(-12, 31, 0), "-12 months and 2678400 seconds, and a month has no fixed length");
+    assert_eq!(said(i32::MAX, i32::MAX, i64::MAX), "infinity");
+    assert_eq!(said(i32::MIN, i32::MIN, i64::MIN), "-infinity");
+    for span in
+        [said(0, i32::MAX, i64::MAX), said(i32::MIN, i32::MAX, i64::MAX), said(i32::MIN, i32::MIN, i64::MIN + 1)]
+    {
+        assert!(span.len() <= 100, "{span}");
+    }
+}
+
+#[test]
 fn expiry_is_cut_to_the_millisecond_and_bounded() {
     let scope = Scope::new(&row(&["GET /{id}"], b"{id}")).unwrap();
     let now = 1_700_000_000_000_999;
     assert_eq!(scope.expires_at_ms(now, Some(HOUR)), Ok(1_700_003_600_000));
     let over = Span { micros: HOUR.micros + 1, ..HOUR };
-    assert_eq!(scope.expires_at_ms(now, Some(over)), Err(MintProblem::Ttl));
-    assert_eq!(scope.expires_at_ms(now, None), Err(MintProblem::Ttl));
+    assert_eq!(scope.expires_at_ms(now, Some(over)), Err(MintProblem::Ttl { given: Some(over) }));
+    assert_eq!(scope.expires_at_ms(now, None), Err(MintProblem::Ttl { given: None }));
     let long = ScopeRow { max_ttl: Some(Span { months: 0, days: 100_000_000, micros: 0 }), ..row(&["GET /"], b"") };
     let long = Scope::new(&long).unwrap();
+    let ttl = |given| MintProblem::Ttl { given: Some(given) };
     let ten_thousand_years = Span { months: 0, days: 3_652_500, micros: 0 };
-    assert_eq!(long.expires_at_ms(now, Some(ten_thousand_years)), Err(MintProblem::Ttl));
-    assert_eq!(long.expires_at_ms(i64::MAX, Some(HOUR)), Err(MintProblem::Ttl));
+    assert_eq!(long.expires_at_ms(now, Some(ten_thousand_years)), Err(ttl(ten_thousand_years)));
+    assert_eq!(long.expires_at_ms(i64::MAX, Some(HOUR)), Err(ttl(HOUR)));
 }
 
 #[test]

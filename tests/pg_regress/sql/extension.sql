@@ -47,13 +47,22 @@ CREATE EXTENSION temptoken SCHEMA "a'b$c";
 CREATE EXTENSION temptoken SCHEMA temptoken;
 DROP SCHEMA "Mixed Case", "a'b$c", regress_elsewhere;
 
--- What default privileges give to named roles is taken back: nobody but the owner may do anything.
+-- A schema in which any role may create is one in which any role may put a better match for a call.
+CREATE SCHEMA "Regress Open";
+GRANT CREATE ON SCHEMA "Regress Open" TO PUBLIC;
+CREATE EXTENSION temptoken SCHEMA "Regress Open";
+DROP EXTENSION temptoken;
+DROP SCHEMA "Regress Open";
+
+-- What default privileges give to named roles is taken back: nobody but the owner may do anything, and pg_monitor what the
+-- privilege 'monitor' covers.
 CREATE ROLE regress_web;
+ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO pg_monitor;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON FUNCTIONS TO regress_web;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO regress_web;
 ALTER DEFAULT PRIVILEGES GRANT ALL ON SCHEMAS TO regress_web;
 CREATE EXTENSION temptoken SCHEMA public;
-SELECT count(*) FILTER (WHERE grantee <> owner) AS granted
+SELECT grantee::regrole, i.identity COLLATE "C" AS identity
 FROM pg_temp.of_extension() AS d,
     LATERAL (SELECT coalesce(proacl, acldefault('f', proowner)), proowner FROM pg_proc WHERE oid = d.objid AND d.classid = 'pg_proc'::regclass
              UNION ALL
@@ -61,9 +70,11 @@ FROM pg_temp.of_extension() AS d,
              UNION ALL
              SELECT nspacl, nspowner FROM pg_namespace WHERE oid = d.objid AND d.classid = 'pg_namespace'::regclass)
         AS object (acl, owner),
-    LATERAL (SELECT grantee FROM aclexplode(acl)) AS a;
+    LATERAL (SELECT grantee FROM aclexplode(acl)) AS a,
+    pg_identify_object(d.classid, d.objid, d.objsubid) AS i
+WHERE grantee <> owner ORDER BY 1, 2;
 DROP EXTENSION temptoken;
-ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM regress_web;
+ALTER DEFAULT PRIVILEGES REVOKE ALL ON FUNCTIONS FROM regress_web, pg_monitor;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM regress_web;
 ALTER DEFAULT PRIVILEGES REVOKE ALL ON SCHEMAS FROM regress_web;
 DROP ROLE regress_web;

@@ -38,13 +38,20 @@ SELECT count(*), count(*) FILTER (WHERE expires_at > clock_timestamp() + '1 hour
 FROM temptoken.temp_tokens;
 DELETE FROM temptoken.temp_tokens;
 SELECT public.temptoken_mint('files', '42', '2 hours');
+SELECT public.temptoken_mint('files', '42', NULL);
+SELECT public.temptoken_mint('files', '42', '0');
+SELECT public.temptoken_mint('files', '42', '-1.5 seconds');
+SELECT public.temptoken_mint('files', '42', '1 month');
+SELECT public.temptoken_mint('files', '42', '-1 year +1 day');
+-- The nanoseconds of fifteen minutes, as a driver may pass its own kind of duration.
+SELECT public.temptoken_mint('files', '42', '900000000000');
 SELECT public.temptoken_mint('nothing', '42', '1 hour');
 SELECT public.temptoken_mint(NULL, '42', '1 hour');
 SELECT public.temptoken_mint(repeat('n', 1000000), '42', '1 hour');
 
 -- An expiry that an id cannot carry.
 SELECT public.temptoken_register_scope('long', ARRAY['GET /'], '100000000 days');
-SELECT pg_temp.state_of('SELECT public.temptoken_mint(''long'', ''x'', ''3652500 days'')');
+SELECT public.temptoken_mint('long', 'x', '3652500 days');
 SELECT pg_temp.state_of('SELECT public.temptoken_mint(''long'', ''x'', ''36525 days'')');
 SELECT public.temptoken_unregister_scope('long'), public.temptoken_delete_by_scope('long');
 
@@ -53,7 +60,7 @@ CREATE TEMP TABLE ids (number serial, resource_id text);
 INSERT INTO ids (resource_id) VALUES (NULL), (''), ('.'), ('..'), ('a/b'), ('{id}'), ('%2F'), ('%41'), ('?'), ('#'),
     (chr(92)), (E'a\nb'), (' '), ('a b'), (E'\t'), ('é'), (E'e\u0301'), (E'\uff14\uff12'), (E'\u2215'),
     (E'4\u200b2'), ('"'), ('<'), ('|'), ('^'), ('`'), (E'\x7f'), (repeat('a', 2049)), (repeat('a', 1000000)),
-    (repeat('a', 2048)), ('42'), ('...'), ('.a'), ('a.'), ('-._~!$&''()*+,;=:@aZ09');
+    (repeat('a', 2048)), ('42'), ('...'), ('.a'), (';'), ('..;'), ('.;'), ('.;x'), ('..;/'), (';..'), ('a;'), ('a;..'), ('a.'), ('-._~!$&''()*+,;=:@aZ09');
 SELECT number, left(encode(convert_to(resource_id, 'UTF8'), 'escape'), 30) AS resource_id,
        pg_temp.state_of(format('SELECT public.temptoken_mint(''files'', %L, ''1 hour'')', resource_id)) AS files,
        pg_temp.state_of(format('SELECT public.temptoken_mint(''report'', %L, ''1 hour'')', resource_id)) AS report

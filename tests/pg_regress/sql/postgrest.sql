@@ -56,6 +56,12 @@ SELECT s.bound, s.state FROM pg_temp.serve('GET', '/flows/f1', json_build_object
 SELECT s.bound, s.state FROM pg_temp.serve('GET', '/flows/f1', json_build_object('x-temp-token', :'token')::text) AS s;
 SET temptoken.token_header = 'Authorization';
 SELECT s.bound, s.state FROM pg_temp.serve('GET', '/flows/f1', json_build_object('authorization', 'Bearer ' || :'token')::text) AS s;
+-- A name that no header can have is refused.
+SET temptoken.token_header = '';
+SET temptoken.token_header = 'X Link';
+SET temptoken.token_header = 'X-Link:';
+SET temptoken.token_header = 'X-Lînk';
+SHOW temptoken.token_header;
 RESET temptoken.token_header;
 
 -- As PostgREST does it: settings local to the transaction, then the call, then the query. The next request starts afresh.

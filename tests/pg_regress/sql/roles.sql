@@ -3,30 +3,36 @@
 CREATE ROLE regress_issue;
 CREATE ROLE regress_validate;
 CREATE ROLE regress_manage;
-SELECT public.temptoken_grant('regress_' || privilege, privilege) FROM unnest(ARRAY['issue', 'validate', 'manage']) AS privilege;
+CREATE ROLE regress_monitor;
+CREATE ROLE regress_watcher IN ROLE pg_monitor;
+SELECT public.temptoken_grant('regress_' || privilege, privilege) FROM unnest(ARRAY['issue', 'validate', 'manage', 'monitor']) AS privilege;
 
 -- Everything that the extension has, and which of the roles may use it.
-CREATE FUNCTION pg_temp.may() RETURNS TABLE (object text, issue boolean, validate boolean, manage boolean) LANGUAGE sql AS $$
+CREATE FUNCTION pg_temp.may() RETURNS TABLE (object text, issue boolean, validate boolean, manage boolean, monitor boolean, watcher boolean) LANGUAGE sql AS $$
     SELECT p.proname::text, has_function_privilege('regress_issue', p.oid, 'EXECUTE'),
            has_function_privilege('regress_validate', p.oid, 'EXECUTE'),
-           has_function_privilege('regress_manage', p.oid, 'EXECUTE')
+           has_function_privilege('regress_manage', p.oid, 'EXECUTE'), has_function_privilege('regress_monitor', p.oid, 'EXECUTE'),
+           has_function_privilege('regress_watcher', p.oid, 'EXECUTE')
     FROM pg_depend AS d JOIN pg_proc AS p ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid
     WHERE d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e'
         AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'temptoken')
     UNION ALL
     SELECT c.relname || ' ' || privilege, has_table_privilege('regress_issue', c.oid, privilege),
-           has_table_privilege('regress_validate', c.oid, privilege), has_table_privilege('regress_manage', c.oid, privilege)
+           has_table_privilege('regress_validate', c.oid, privilege), has_table_privilege('regress_manage', c.oid, privilege),
+           has_table_privilege('regress_monitor', c.oid, privilege), has_table_privilege('regress_watcher', c.oid, privilege)
     FROM pg_class AS c,
         unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE', 'TRUNCATE', 'REFERENCES', 'TRIGGER']) AS privilege
     WHERE relnamespace = 'temptoken'::regnamespace AND relkind IN ('r', 'v')
     UNION ALL
     SELECT 'schema ' || privilege, has_schema_privilege('regress_issue', 'temptoken', privilege),
            has_schema_privilege('regress_validate', 'temptoken', privilege),
-           has_schema_privilege('regress_manage', 'temptoken', privilege)
+           has_schema_privilege('regress_manage', 'temptoken', privilege),
+           has_schema_privilege('regress_monitor', 'temptoken', privilege),
+           has_schema_privilege('regress_watcher', 'temptoken', privilege)
     FROM unnest(ARRAY['USAGE', 'CREATE']) AS privilege
 $$;
-SELECT * FROM pg_temp.may() WHERE issue OR validate OR manage ORDER BY object COLLATE "C";
-SELECT object FROM pg_temp.may() WHERE NOT (issue OR validate OR manage) ORDER BY object COLLATE "C";
+SELECT * FROM pg_temp.may() WHERE issue OR validate OR manage OR monitor OR watcher ORDER BY object COLLATE "C";
+SELECT object FROM pg_temp.may() WHERE NOT (issue OR validate OR manage OR monitor OR watcher) ORDER BY object COLLATE "C";
 
 -- What is granted works.
 SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
@@ -38,12 +44,20 @@ SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status, pub
 SET ROLE regress_manage;
 SELECT scope, resource_id FROM temptoken.active_tokens;
 SELECT scope, live FROM public.temptoken_stats();
+SET ROLE regress_monitor;
+SELECT scope, live FROM public.temptoken_stats();
+SELECT preloaded FROM public.temptoken_sweep_status();
+SET ROLE regress_watcher;
+SELECT scope, live FROM public.temptoken_stats();
+SELECT preloaded FROM public.temptoken_sweep_status();
+SELECT count(*) FROM temptoken.active_tokens;
+SET ROLE regress_manage;
 SELECT known, active FROM public.temptoken_find_tokens(:'token');
 SELECT public.temptoken_delete_by_scope('files'), public.temptoken_unregister_scope('files');
 RESET ROLE;
 
 -- And what is taken back does not.
-SELECT public.temptoken_revoke_grant('regress_' || privilege, privilege) FROM unnest(ARRAY['issue', 'validate', 'manage']) AS privilege;
+SELECT public.temptoken_revoke_grant('regress_' || privilege, privilege) FROM unnest(ARRAY['issue', 'validate', 'manage', 'monitor']) AS privilege;
 SELECT count(*) FROM pg_depend AS d, aclexplode((SELECT proacl FROM pg_proc WHERE oid = d.objid)) AS a
 WHERE d.classid = 'pg_proc'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'temptoken')
     AND a.grantee::regrole::text LIKE 'regress%';
@@ -54,7 +68,22 @@ SELECT public.temptoken_grant('regress_issue', 'everything');
 SELECT public.temptoken_grant('regress_issue', NULL);
 SELECT public.temptoken_grant(NULL, 'issue');
 SELECT public.temptoken_grant('regress nobody"', 'issue');
+SELECT public.temptoken_revoke_grant('regress nobody"', 'issue');
+-- Not to everybody, however it is written; but what somebody has granted to PUBLIC can be taken back.
+SELECT public.temptoken_grant('public', 'validate');
+SELECT public.temptoken_grant('PUBLIC', 'validate');
+SELECT public.temptoken_grant('"public"', 'validate');
+GRANT EXECUTE ON FUNCTION public.temptoken_peek(text, text, text) TO PUBLIC;
+SELECT public.temptoken_revoke_grant('public', 'validate');
+SELECT has_function_privilege('public', 'public.temptoken_peek(text, text, text)', 'EXECUTE');
+-- A role may have that name in capitals.
+CREATE ROLE "PUBLIC";
+SELECT public.temptoken_grant('PUBLIC', 'validate');
+SELECT has_function_privilege('public', 'public.temptoken_peek(text, text, text)', 'EXECUTE'),
+       has_function_privilege('PUBLIC', 'public.temptoken_peek(text, text, text)', 'EXECUTE');
+SELECT public.temptoken_revoke_grant('PUBLIC', 'validate');
+DROP ROLE "PUBLIC";
 SET ROLE regress_issue;
 SELECT public.temptoken_grant('regress_issue', 'manage');
 RESET ROLE;
-DROP ROLE regress_issue, regress_validate, regress_manage;
+DROP ROLE regress_issue, regress_validate, regress_manage, regress_monitor, regress_watcher;

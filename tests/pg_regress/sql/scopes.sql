@@ -24,7 +24,7 @@ SELECT public.temptoken_unregister_scope(NULL);
 -- Names are compared byte for byte.
 SELECT public.temptoken_register_scope('Files', ARRAY['GET /F'], '1 hour');
 SELECT public.temptoken_register_scope('files', ARRAY['GET /f'], '1 hour');
-SELECT public.temptoken_register_scope('files ', ARRAY['GET /f'], '1 hour');
+SELECT public.temptoken_register_scope('files.', ARRAY['GET /f'], '1 hour');
 SELECT name || '|' AS name, allowed_routes FROM temptoken.scopes ORDER BY name;
 SELECT count(public.temptoken_unregister_scope(name)) FROM temptoken.scopes;
 
@@ -34,6 +34,12 @@ CREATE TEMP TABLE bad (number serial, name text, routes text[], placeholder text
 INSERT INTO bad (name, routes, placeholder, max_ttl, max_uses, spending_methods) VALUES
     ('', '{GET /a}', '', '1 hour', NULL, NULL),
     (repeat('n', 256), '{GET /a}', '', '1 hour', NULL, NULL),
+    ('a b', '{GET /a}', '', '1 hour', NULL, NULL),
+    ('a ', '{GET /a}', '', '1 hour', NULL, NULL),
+    ('é', '{GET /a}', '', '1 hour', NULL, NULL),
+    ('a"b', '{GET /a}', '', '1 hour', NULL, NULL),
+    ('a' || chr(92), '{GET /a}', '', '1 hour', NULL, NULL),
+    (E'a\n', '{GET /a}', '', '1 hour', NULL, NULL),
     ('s', '{}', '', '1 hour', NULL, NULL),
     ('s', '{{GET /a,GET /b},{GET /c,GET /d}}', '', '1 hour', NULL, NULL),
     ('s', '{GET /a,NULL}', '', '1 hour', NULL, NULL),
@@ -46,6 +52,11 @@ INSERT INTO bad (name, routes, placeholder, max_ttl, max_uses, spending_methods)
     ('s', '{GET /a/./b}', '', '1 hour', NULL, NULL),
     ('s', '{GET /a//b}', '', '1 hour', NULL, NULL),
     ('s', '{GET //}', '', '1 hour', NULL, NULL),
+    ('s', '{GET /a," GET /b"}', '', '1 hour', NULL, NULL),
+    ('s', '{"GET /a "}', '', '1 hour', NULL, NULL),
+    ('s', '{"GET /a/{x}/b/{y}"}', '{x}', '1 hour', NULL, NULL),
+    ('s', '{"GET /a/<id>"}', '', '1 hour', NULL, NULL),
+    ('s', '{"GET /a/[id]/{id}"}', '{id}', '1 hour', NULL, NULL),
     ('s', '{"GET /a b"}', '', '1 hour', NULL, NULL),
     ('s', '{GET /a?b}', '', '1 hour', NULL, NULL),
     ('s', '{GET /a#b}', '', '1 hour', NULL, NULL),
@@ -118,6 +129,18 @@ SELECT public.temptoken_register_scope('s', '{GET /a.*$,GET /_,GET /(x)+}', '1 h
 SELECT public.temptoken_mint('s', 'any', '1 minute') AS token \gset
 SELECT path, (public.temptoken_try_validate(:'token', 'GET', path)).status
 FROM unnest(ARRAY['/a.*$', '/abc', '/_', '/x', '/(x)+', '/xx']) AS path;
+
+-- Routes that are valid, but that cannot be meant: a WARNING, from the function alone.
+SELECT public.temptoken_register_scope('s', '{GET /flows/:id}', '1 hour', replace => true);
+SELECT public.temptoken_register_scope('s', '{"GET /{id}","PUT /{id}/:other","GET|POST /{id}","* /{id}/*"}', '1 hour', '{id}', replace => true);
+SELECT public.temptoken_register_scope('s', '{GET /flows/:idx}', '1 hour', ':id', replace => true);
+SELECT public.temptoken_register_scope('s', '{GET /flows/..;/x}', '1 hour', replace => true);
+SELECT public.temptoken_register_scope('s', array_fill('* /*'::text, ARRAY[1000]), '1 hour', replace => true);
+INSERT INTO temptoken.scopes VALUES ('t', '{GET /flows/:id}', '', '1 hour');
+-- And such that are meant: none.
+SELECT public.temptoken_register_scope('s', '{GET /flows/:id,GET /flows/:id.pdf,GET /flows/:id/x:y}', '1 hour', ':id', replace => true);
+-- Not registered, not warned.
+SELECT public.temptoken_register_scope('s', '{GET /flows/:id}', '1 hour');
 
 SELECT name, resource_id_is FROM public.temptoken_well_known_scopes();
 
