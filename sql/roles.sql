@@ -36,8 +36,6 @@ FROM (VALUES
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_worker_stop()'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_schedule_sweep(text)'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_unschedule_sweep()'),
-    ('manage', 'EXECUTE ON FUNCTION temptoken.cron_schedule(text, text, text)'),
-    ('manage', 'EXECUTE ON FUNCTION temptoken.cron_unschedule(text)'),
     ('manage', 'USAGE ON SCHEMA temptoken'),
     ('manage', 'SELECT ON temptoken.active_tokens')
 ) AS v (privilege, granted);
