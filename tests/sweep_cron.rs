@@ -104,11 +104,12 @@ fn only_a_job_that_sweeps_this_database_for_certain_counts() {
     client
         .batch_execute(
             "CREATE EXTENSION pg_cron; CREATE EXTENSION temptoken; CREATE ROLE manager LOGIN; CREATE ROLE owner LOGIN;
-             GRANT USAGE ON SCHEMA cron TO manager, owner; CREATE DATABASE other;
+             GRANT USAGE ON SCHEMA cron TO manager, owner;
              GRANT USAGE, CREATE ON SCHEMA temptoken TO owner; GRANT EXECUTE ON FUNCTION temptoken.scope_is_valid TO owner;
              ALTER TABLE temptoken.temp_tokens OWNER TO owner",
         )
         .unwrap();
+    client.batch_execute("CREATE DATABASE other").unwrap();
     text(&mut client, "SELECT temptoken_grant('manager', 'manage')");
     text(&mut client, "SELECT temptoken_grant('owner', 'manage')");
     let ours = "SELECT public.temptoken_delete_expired(pg_catalog.clock_timestamp())";
@@ -148,6 +149,13 @@ fn only_a_job_that_sweeps_this_database_for_certain_counts() {
     assert_eq!(scheduled(&mut client), None);
     holder.batch_execute("ROLLBACK").unwrap();
     assert_eq!(scheduled(&mut client).unwrap(), "4 * * * *");
+    // Nor does a table count that is not pg_cron's, though pg_cron is there.
+    client
+        .batch_execute(
+            "ALTER SCHEMA cron RENAME TO moved; CREATE SCHEMA cron; CREATE TABLE cron.job AS TABLE moved.job",
+        )
+        .unwrap();
+    assert_eq!(scheduled(&mut client), None);
 }
 
 /// A table that only has the name of pg_cron's is not read, without pg_cron and with it.

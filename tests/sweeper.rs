@@ -226,16 +226,23 @@ fn a_database_whose_rows_cannot_be_removed_does_not_hold_up_the_others() {
     postgres
         .batch_execute("CREATE TABLE child (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE)")
         .unwrap();
-    mint(&mut postgres, 1, "300 milliseconds");
-    postgres.batch_execute("INSERT INTO child SELECT id FROM temptoken.temp_tokens").unwrap();
     let mut holder = cluster.connect("postgres");
-    holder.batch_execute("BEGIN; UPDATE child SET token = token").unwrap();
-    std::thread::sleep(Duration::from_secs(1));
-    mint(&mut other, 5, "1 millisecond");
-    wait_until("the other database is swept", || has_tokens(&mut other, 0));
-    assert!(has_tokens(&mut postgres, 1));
-    holder.batch_execute("ROLLBACK").unwrap();
-    wait_until("this one is swept too", || has_tokens(&mut postgres, 0));
+    for lock in ["UPDATE child SET token = token", "LOCK TABLE temptoken.temp_tokens", "LOCK TABLE child"] {
+        mint(&mut postgres, 1, "1 second");
+        postgres.batch_execute("INSERT INTO child SELECT id FROM temptoken.temp_tokens").unwrap();
+        holder.batch_execute(&format!("BEGIN; {lock}")).unwrap();
+        wait_until("it is in the way", || {
+            let failed = "SELECT last_error_at > now() - interval '1 second' FROM temptoken_sweep_status()";
+            value(&mut postgres, failed).as_deref() == Some("t")
+        });
+        for _ in 0..2 {
+            mint(&mut other, 5, "1 millisecond");
+            wait_until("the other database is swept", || has_tokens(&mut other, 0));
+        }
+        assert!(has_tokens(&mut holder, 1), "{lock}");
+        holder.batch_execute("ROLLBACK").unwrap();
+        wait_until("this one is swept too", || has_tokens(&mut postgres, 0));
+    }
 }
 
 #[test]
