@@ -1,12 +1,12 @@
 //! A launcher for one database, started and stopped by SQL, where the library is not preloaded. Its states and their diagram
-//! are in `place`.
+//! are in `by_hand_state`.
 
 use std::time::Duration;
 
 use pgrx::bgworkers::BackgroundWorker;
 use pgrx::pg_sys::{self, Oid};
 
-use super::place::{Hello, State};
+use super::by_hand_state::{Hello, State};
 use super::{is_running, launcher, sleep, status, wake};
 use crate::pg;
 

@@ -30,6 +30,7 @@ const PARTING: Duration = Duration::from_secs(1);
 const NO_SLOT: &str = "no background worker slot is free; raise max_worker_processes";
 const DIED: &str = "the worker ended before it was through; the server's log says why";
 const ENDED: &str = "the worker was ended after 4 s: a trigger, a lock or too large a batch held it up";
+const _: () = assert!(OVERDUE.as_secs() == 4, "the messages around this line name it");
 const STUCK: &str = "the worker was told to end after 4 s, and has not; it holds a worker slot until it does";
 
 /// What is the same for every launcher.

@@ -3,10 +3,12 @@
 //! Lives here and below: a launcher that holds no database open, and short-lived workers, one at a time, that each sweep
 //! one database and leave. May not come in here: statements; the workers use the store like any caller.
 //!
-//! An error ends the process that met it. The launcher is then started again by the postmaster; a database whose worker
-//! failed has its next turn at the next interval, and `status` says what happened.
+//! An error ends the process that met it. The postmaster starts the launcher again. A database whose worker failed has its next
+//! turn at the next interval, and its `place` in `status` says what happened. A worker that takes too long is ended by the
+//! launcher; one that crashes takes the server's processes with it, and its database is left alone for an interval.
 
 mod by_hand;
+mod by_hand_state;
 mod launcher;
 mod place;
 mod status;
@@ -24,7 +26,8 @@ use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder};
 use crate::errors::Error;
 use crate::pg;
 use by_hand::Start;
-use place::{Place, State as ByHandState, Worker};
+use by_hand_state::State as ByHandState;
+use place::{Place, Worker};
 
 const LIBRARY: &str = "temptoken";
 
