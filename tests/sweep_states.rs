@@ -51,6 +51,7 @@ impl World {
                     if self.pick(2) == 0 {
                         self.hello(self.launchers.len() - 1);
                     }
+                    self.place.registered(id, 0);
                     if end > 2 {
                         let process = self.launchers.iter().find(|(other, _)| *other == id).and_then(|(_, pid)| *pid);
                         self.place.registered(id, process.unwrap_or(0));

@@ -45,27 +45,40 @@ pub fn start(database: u32) -> Start {
         status::amend(database, |place| place.by_hand.not_registered(id));
         return Start::NoSlot;
     };
+    status::amend(database, |place| place.by_hand.registered(id, 0));
     // One that was terminated before it could say hello has no process now, but it is registered: it comes back.
-    let pid = registered.wait_for_startup().unwrap_or(0);
-    status::amend(database, |place| place.by_hand.registered(id, pid));
+    if let Ok(pid) = registered.wait_for_startup() {
+        status::amend(database, |place| place.by_hand.registered(id, pid));
+    }
     Start::Started
 }
 
 /// Stops the launcher that was started for `database`, and waits until it has ended; false when there was none.
 pub fn stop(database: u32) -> bool {
-    let pid = status::of(database).map_or(0, |place| place.by_hand.pid);
+    let here = || status::of(database).map(|place| place.by_hand);
+    // Otherwise the launcher would end only after it has come, and take a worker slot until then.
+    while here()
+        .is_some_and(|by_hand| by_hand.state == State::Starting && by_hand.pid != pg::pid() && is_running(by_hand.pid))
+    {
+        pause();
+    }
+    let pid = here().map_or(0, |by_hand| by_hand.pid);
     let is_alive = is_running(pid);
     if status::amend(database, |place| place.by_hand.stop(is_alive && place.by_hand.pid == pid)) != Some(true) {
         return false;
     }
-    let is_stopping =
-        || status::of(database).is_some_and(|place| place.by_hand.state == State::Stopping && place.by_hand.pid == pid);
+    let is_stopping = || here().is_some_and(|by_hand| by_hand.state == State::Stopping && by_hand.pid == pid);
     while is_running(pid) && is_stopping() {
         wake(pid);
-        sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
-        pg::check_for_interrupts();
+        pause();
     }
     true
+}
+
+/// Waits a moment for something to change in the table.
+fn pause() {
+    sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
+    pg::check_for_interrupts();
 }
 
 /// Whether the launcher of `database` was told to stop.

@@ -32,7 +32,7 @@ pub struct ByHand {
 #[repr(u32)]
 pub enum State {
     None,
-    /// A session is registering it.
+    /// A session is registering it, which takes a moment.
     Starting,
     /// It is registered with the postmaster.
     Running,
@@ -59,7 +59,7 @@ impl ByHand {
     pub fn reserve(&mut self, pid: i32, id: i64, is_alive: bool) -> bool {
         match self.state {
             State::Running => false,
-            // A session that finds itself here was cancelled while it registered one.
+            // A session that finds itself here failed while it registered one.
             State::Starting if is_alive && self.pid != pid => false,
             State::Stopping => {
                 self.state = State::Running;
@@ -72,10 +72,12 @@ impl ByHand {
         }
     }
 
-    /// The launcher `id` is registered. It may have said hello before, or have ended again.
+    /// The launcher `id` is registered, as process `pid` if it has one yet. It may have said hello before, or have ended again.
     pub fn registered(&mut self, id: i64, pid: i32) {
         if self.id == id && self.state == State::Starting {
             (self.state, self.pid) = (State::Running, pid);
+        } else if self.id == id && self.pid == 0 {
+            self.pid = pid;
         }
     }
 
