@@ -33,7 +33,7 @@ const ENDED: &str = "the worker was ended after 4 s: a trigger, a lock or too la
 const _: () = assert!(OVERDUE.as_secs() == 4, "the messages around this line name it");
 const STUCK: &str = "the worker was told to end after 4 s, and has not; it holds a worker slot until it does";
 
-/// What is the same for every launcher.
+/// The registration of a launcher, without what differs between the two kinds.
 pub fn builder(name: &str) -> BackgroundWorkerBuilder {
     BackgroundWorkerBuilder::new(name)
         .set_type(NAME)
@@ -55,8 +55,8 @@ pub fn register() {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
     listen_to_signals();
-    // SAFETY: once, before any access. Without a database only the shared catalogs can be read, which is all it needs,
-    // and no database is held open.
+    // SAFETY: called once, before any access. Without a database a process can read the shared catalogs only. The launcher needs
+    // no more, and keeps nobody from dropping a database.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
     let me = match argument.value() as u32 {
         0 => {
@@ -77,7 +77,7 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
             if me.is_some_and(|me| !me.goes_on()) {
                 return;
             }
-            // Counted from the start, and with the interval as it stands after each reload.
+            // The interval counts from the start of a round. A reload may have changed it.
             let left = settings::sweep_interval().saturating_sub(started.elapsed());
             if left.is_zero() {
                 break;
@@ -97,7 +97,7 @@ fn announce(me: Option<Me>, next_start: i64) {
     }
 }
 
-/// What was logged, so that it is not logged in each round.
+/// What the launcher has logged, so that it does not log the same in each round.
 #[derive(Default)]
 struct Logged {
     no_slot: bool,
@@ -135,7 +135,7 @@ fn sweep_all(databases: Vec<Database>, logged: &mut Logged) {
             logged.no_slot = true;
             return;
         }
-        // Past the interval the next round begins at once, with the databases that there are by then.
+        // When the interval is over, the next round begins at once, with the databases that exist by then.
         let in_time = started.elapsed() < settings::sweep_interval();
         if in_time
             && !by_hand::is_told_to_stop(database.oid)
@@ -157,15 +157,15 @@ fn run_worker(database: &Database) -> bool {
     }
     status::change(database.oid, |place| place.expect());
     let run = |_: &mut PgMemoryContexts| worker::start(database.oid).map(wait_for_worker);
-    // SAFETY: what PostgreSQL keeps to follow a worker by is freed with this context, and not used after.
+    // SAFETY: PostgreSQL's handle of the worker lies in this context. It is not used after the context is freed.
     let Some(end) = (unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(run) }) else { return false };
     let (now, batch_size) = (pg::now(), settings::sweep_batch_size());
-    // A worker that has left in order has said so.
+    // A worker that left in order has set its state to None.
     let is_new = status::amend(database.oid, |place| match end {
         _ if place.worker == Worker::None => false,
         WorkerEnd::ByItself => {
             place.fail(now, DIED);
-            // The server's log has it.
+            // The postmaster or the worker has logged why.
             false
         }
         WorkerEnd::Overdue => place.end_overdue(now, ENDED, batch_size),
@@ -213,7 +213,7 @@ fn wait_for_worker(worker: DynamicBackgroundWorker) -> WorkerEnd {
         };
         sleep(left.max(Duration::from_millis(1)), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
         if is_told_to_end() {
-            // Nobody else would end it when it is overdue.
+            // Once this process is gone, nobody would end the worker when it is overdue.
             worker.terminate();
             end();
         }

@@ -121,7 +121,7 @@ unsafe fn pqsignal(signal: c_int, handler: pg_sys::pqsigfunc) {
     unsafe { pg_sys::pqsignal_be(signal, handler) };
 }
 
-/// Waits until `time` has passed or a signal has come; `event` is what pg_stat_activity shows meanwhile.
+/// Waits until `time` has passed or this process's latch is set, which every signal does. pg_stat_activity shows `event`.
 fn sleep(time: Duration, event: u32) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: waits on this process's own latch; ends the process if the postmaster is gone.
@@ -131,7 +131,7 @@ fn sleep(time: Duration, event: u32) {
     }
 }
 
-/// The wait event of a process with nothing to do: with a name of its own where PostgreSQL has such.
+/// The wait event of a process that has nothing to do. Extensions can name theirs from PostgreSQL 17 on.
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 fn idle() -> u32 {
     pg_sys::PG_WAIT_EXTENSION
@@ -157,7 +157,7 @@ fn end() -> ! {
 }
 
 /// Ends this process if it was told to or the postmaster is gone, and reads the configuration again if that was asked for.
-/// To be called in the main loop, outside any transaction.
+/// Call it in the main loop only, outside any transaction.
 fn heed_signals() {
     sleep(Duration::ZERO, idle());
     if is_told_to_end() {
@@ -182,8 +182,8 @@ fn override_settings(settings: &[(&CStr, &CStr)]) {
     }
 }
 
-/// Runs `work`, which may start transactions. An error is caught, whichever way it comes, and the transaction rolled back.
-/// No frame of `work` may own a destructor where a statement runs.
+/// Runs `work`, which may start transactions. Catches every error, of PostgreSQL or a panic, and rolls the transaction back.
+/// Errors leave the frames of `work` by longjmp: none may own anything that has a destructor.
 fn catch<R: Copy>(work: impl FnOnce() -> R) -> Result<R, Box<ErrorReportWithLevel>> {
     // SAFETY: `work` is guarded, so that it leaves by return or by an error of PostgreSQL, never by a panic, and the frames
     // that the error skips own nothing. After it the transaction is ended as the main loop of a backend does.

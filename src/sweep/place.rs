@@ -17,7 +17,7 @@ use super::by_hand_state::{ByHand, State};
 /// The most bytes that are kept of an error message.
 const ERROR_MAX: usize = 240;
 
-/// A worker that was ended had tried this many times too many rows at once.
+/// When a worker was ended, the next one removes this many times fewer rows at once.
 const SHRINK: u64 = 10;
 
 const LOCKED: &str = "another session holds a lock on temptoken.temp_tokens";

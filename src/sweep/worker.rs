@@ -27,21 +27,21 @@ pub const OVERDUE: Duration = Duration::from_secs(4);
 /// A batch that took less than this may be twice as large the next time.
 const FAST: Duration = Duration::from_millis(500);
 
-/// What a worker runs under, whatever the database or a role has set: a worker that an ALTER DATABASE could stop or
-/// mislead would have to be remembered.
+/// Settings of every worker. They win over those of the database and of roles: no ALTER DATABASE or ALTER ROLE can stop a
+/// worker.
 const OVERRIDES: &[(&CStr, &CStr)] = &[
     (c"search_path", c""),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_deferrable", c"off"),
     (c"statement_timeout", c"0"),
-    // Rows and the table are never waited for. Other locks (of a table that refers to this one) are, so long.
+    // A worker never waits for a row or for the table of tokens. This is for other locks, as on a table that refers to it.
     (c"lock_timeout", c"1s"),
     (c"idle_in_transaction_session_timeout", c"0"),
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     (c"transaction_timeout", c"0"),
     (c"session_replication_role", c"origin"),
-    // A sweep that a crash undoes is done again.
+    // If a crash undoes a sweep, the next sweep does it again.
     (c"synchronous_commit", c"off"),
 ];
 
@@ -65,8 +65,8 @@ pub fn start(database: u32) -> Option<DynamicBackgroundWorker> {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
     listen_to_signals();
-    // SAFETY: once, before any access; settings first, so that they win over the database's own. No user: the worker
-    // acts as the superuser that initdb made, as autovacuum does.
+    // SAFETY: called once, before any access to a database. Settings come first, so that they win over the database's own.
+    // Without a user the worker acts as the superuser that initdb made, as autovacuum does.
     unsafe {
         override_settings(OVERRIDES);
         let database = Oid::from(argument.value() as u32);
@@ -88,15 +88,15 @@ pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
 enum End {
     /// The extension is not in this database.
     Absent,
-    /// The table could not be had without waiting for somebody else.
+    /// Another session holds a lock on the table.
     Locked,
-    /// There is more to do, for another turn.
+    /// Time is up, and there is more to do for another worker.
     Paused,
     /// Nothing is left to do.
     Finished,
 }
 
-/// Notes that the sweep is through and, if it has removed anything, logs that.
+/// Records the end of the sweep. If it has removed anything, logs that.
 fn finish(database: &str) {
     let now = pg::now();
     let place = status::change(pg::database_oid(), |place| {
@@ -111,7 +111,7 @@ fn finish(database: &str) {
     }
 }
 
-/// Notes that the sweep has failed, and logs that unless it had failed in the same way the time before.
+/// Records that the sweep has failed, and logs it unless the sweep before failed in the same way.
 fn fail(database: &str, error: &ErrorReportWithLevel) {
     let is_new = status::change(pg::database_oid(), |place| place.fail(pg::now(), error.message()));
     if is_new == Some(false) {
@@ -135,8 +135,8 @@ fn turn() -> End {
             }
             Lock::Taken(table) => {
                 begin();
-                // To the end of the transaction: what a deferred trigger does, it does with the rights of the table's
-                // owner, not of this process.
+                // Until the end of the transaction: deferred triggers run at commit, and are to have the rights of the
+                // table's owner, not those of this process.
                 match pg::become_owner(table) {
                     Ok(()) => Ok(Ok(sweep.step(limit)?)),
                     Err(TableGone) => Ok(Err(End::Absent)),
@@ -158,7 +158,7 @@ fn turn() -> End {
     }
 }
 
-/// Notes that this process sweeps the database.
+/// Records that this process sweeps the database.
 fn begin() {
     let me = pg::pid();
     status::change(pg::database_oid(), |place| {
@@ -168,8 +168,8 @@ fn begin() {
     });
 }
 
-/// Runs `work` in a transaction of its own, seen as such in pg_stat_activity, its rows counted for autovacuum. An error
-/// ends the process.
+/// Runs `work` in a transaction of its own. The transaction shows in pg_stat_activity, and the rows that it removes in the
+/// statistics that autovacuum reads. An error leaves by longjmp.
 fn in_transaction<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
     // SAFETY: the order of calls that any background worker follows (test/modules/worker_spi). No frame from here to
     // the worker's main owns a destructor.
