@@ -151,9 +151,11 @@ fn is_told_to_end() -> bool {
 }
 
 /// Ends this process, in a way that has the postmaster start it again if it is to be. The FATAL of a backend is not logged.
+#[allow(unreachable_code, reason = "on some majors the binding says that proc_exit does not return")]
 fn end() -> ! {
     // SAFETY: in the main loop of a background worker, outside any transaction.
-    unsafe { pg_sys::proc_exit(1) }
+    unsafe { pg_sys::proc_exit(1) };
+    unreachable!("proc_exit does not return")
 }
 
 /// Ends this process if it was told to or the postmaster is gone, and reads the configuration again if that was asked for.
