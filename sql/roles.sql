@@ -38,8 +38,6 @@ FROM (VALUES
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_worker_stop()'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_schedule_sweep(text)'),
     ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_unschedule_sweep()'),
-    ('manage', 'EXECUTE ON FUNCTION temptoken.cron_schedule(text, text, text)'),
-    ('manage', 'EXECUTE ON FUNCTION temptoken.cron_unschedule(text)'),
     ('manage', 'USAGE ON SCHEMA temptoken'),
     ('manage', 'SELECT ON temptoken.active_tokens')
 ) AS v (privilege, granted);
@@ -59,10 +57,15 @@ BEGIN
                   HINT = 'Name a role. For several, create one, grant to it, and make the others its members.';
     END IF;
     PERFORM temptoken.change_privilege('GRANT %s TO %I', role, privilege);
+    -- Not taken back by temptoken_revoke_grant: other objects there may need it, and it grants nothing by itself.
+    IF NOT has_schema_privilege(role, (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'temptoken'), 'USAGE')
+    THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA @extschema@ TO %I', role);
+    END IF;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_grant(text, text) IS
-'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics, sweeping), monitor (statistics and how sweeping stands, which pg_monitor has from the start). The view temptoken.privileges lists each.
+'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics, sweeping), monitor (statistics and how sweeping stands, which pg_monitor has from the start). The view temptoken.privileges lists each. USAGE on the schema of the functions comes with it, and stays when the privilege is taken back.
 role: as pg_roles.rolname has it. Errors: 22023 for another privilege, and for PUBLIC; 42704 when there is no such role; 42501 for a caller who may not grant.';
 
 CREATE FUNCTION @extschema@.temptoken_revoke_grant(role text, privilege text) RETURNS void

@@ -22,44 +22,6 @@ AS 'MODULE_PATHNAME', 'temptoken_rows_waiting';
 COMMENT ON FUNCTION temptoken.rows_waiting() IS
 'Tokens that have expired and are not removed yet; NULL when the table or its primary key is locked, or is not as the extension made it';
 
-CREATE FUNCTION temptoken.cron_schedule_of(command text) RETURNS text
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
-AS $$
-DECLARE
-    schedule text;
-BEGIN
-    IF NOT EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'pg_cron') THEN
-        RETURN temptoken.cron_find(command);
-    END IF;
-    EXECUTE 'SELECT j.schedule FROM cron.job AS j
-             WHERE j.database = current_database() AND j.command LIKE $1 AND j.active LIMIT 1'
-    INTO schedule USING command;
-    RETURN schedule;
-END
-$$;
-COMMENT ON FUNCTION temptoken.cron_schedule_of(text) IS
-'The schedule of an active job of this database whose command is like this, wherever pg_cron is; NULL when there is none';
-
-CREATE FUNCTION temptoken.cron_find(command text) RETURNS text
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
-AS 'MODULE_PATHNAME', 'temptoken_cron_find';
-COMMENT ON FUNCTION temptoken.cron_find(text) IS
-'The schedule of an active job of this database whose command is like this, where pg_cron is in another database; NULL when there is none, or it cannot be asked';
-
-CREATE FUNCTION temptoken.cron_schedule(name text, schedule text, command text) RETURNS bigint
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
-AS 'MODULE_PATHNAME', 'temptoken_cron_schedule';
-COMMENT ON FUNCTION temptoken.cron_schedule(text, text, text) IS
-'Schedules a job for this database, where pg_cron is in another database, with the caller''s rights there; its id.
-Errors: those of temptoken_schedule_sweep.';
-
-CREATE FUNCTION temptoken.cron_unschedule(name text) RETURNS boolean
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
-AS 'MODULE_PATHNAME', 'temptoken_cron_unschedule';
-COMMENT ON FUNCTION temptoken.cron_unschedule(text) IS
-'Unschedules the caller''s job of this name, where pg_cron is in another database; whether there was one.
-Errors: those of temptoken_unschedule_sweep.';
-
 CREATE FUNCTION @extschema@.temptoken_sweep_status(
     OUT worker text,
     OUT next_start timestamptz,
@@ -73,19 +35,40 @@ CREATE FUNCTION @extschema@.temptoken_sweep_status(
     OUT preloaded boolean,
     OUT cron_schedule text
 ) RETURNS record
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s'
+LANGUAGE plpgsql VOLATILE SECURITY DEFINER
+SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' SET row_security = on
 AS $$
+DECLARE
+    command CONSTANT text := 'SELECT @extschema@.temptoken_delete_expired(pg_catalog.clock_timestamp())';
 BEGIN
     SELECT s.* FROM temptoken.sweep_state() AS s
     INTO worker, next_start, last_start, last_finish, rows_removed, rows_removed_in_total, last_error, last_error_at, preloaded;
-    -- Whatever is broken there, the rest is told.
+    -- An error in one of these leaves its column NULL, and the others as they are.
     BEGIN
         rows_waiting := temptoken.rows_waiting();
     EXCEPTION WHEN OTHERS THEN
         NULL;
     END;
     BEGIN
-        cron_schedule := temptoken.cron_schedule_of('%temptoken_delete_expired%');
+        -- A table of that name which is not pg_cron's is not read.
+        IF EXISTS (
+            SELECT FROM pg_catalog.pg_depend AS d
+            JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+            WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+                AND d.objid = pg_catalog.to_regclass('cron.job')
+                AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+                AND d.deptype = 'e' AND e.extname = 'pg_cron'
+        ) THEN
+            -- A job of another role may fail for want of rights, or be a trap: its role can change it at any time.
+            EXECUTE 'SELECT j.schedule FROM cron.job AS j
+                     JOIN pg_catalog.pg_roles AS r ON r.rolname = j.username
+                     WHERE j.active AND j.database = pg_catalog.current_database() AND j.command = $1
+                         AND (r.rolsuper OR r.oid = (
+                             SELECT c.relowner FROM pg_catalog.pg_class AS c
+                             WHERE c.oid = pg_catalog.to_regclass(''temptoken.temp_tokens'')))
+                     ORDER BY j.jobid LIMIT 1'
+            INTO cron_schedule USING command;
+        END IF;
     EXCEPTION WHEN OTHERS THEN
         NULL;
     END;
@@ -93,62 +76,73 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_sweep_status() IS
 'How sweeping stands in this database. Waits for no lock on the tokens and at most a second for one on the jobs of pg_cron, and answers also when sweeping is broken.
-worker: running (a sweep is going on), waiting (the next one begins at next_start), excluded (a launcher runs, but passes this database over: it is a template, takes no connections, or is not named by temptoken.sweep_databases), standby (this server is one, and sweeps once it is promoted), none (no launcher runs). next_start: when the next sweep is due, for a worker that waits. last_start, last_finish: of the background worker''s last sweep; a sweep that goes on, or has failed, started after it finished last. rows_removed: by the sweep that began at last_start. rows_removed_in_total: by background workers in this database; temptoken_delete_expired(), which pg_cron calls, is not counted. last_error, last_error_at: what last went wrong, and when; it stays when later sweeps go well. A table that is locked counts from the second time in a row. rows_waiting: tokens that have expired and are not removed yet; NULL when the table or its primary key is locked or damaged. preloaded: whether shared_preload_libraries names the library. cron_schedule: of an active pg_cron job that calls temptoken_delete_expired() in this database; NULL when there is none.
-What is known of past sweeps survives restarts and crashes, but for the times of sweeps that found nothing; it is not in base backups, nor moved by pg_upgrade.';
+worker: running (a sweep is going on), waiting (the next one begins at next_start), excluded (a launcher runs, but passes this database over: it is a template, takes no connections, or is not named by temptoken.sweep_databases), standby (this server is one, and sweeps once it is promoted), none (no launcher runs). next_start: when the next sweep is due, for a worker that waits. last_start, last_finish: of the background worker''s last sweep; a sweep that goes on, or has failed, started after it finished last. rows_removed: by the sweep that began at last_start. rows_removed_in_total: by background workers in this database; temptoken_delete_expired(), which pg_cron calls, is not counted. last_error, last_error_at: what last went wrong, and when; it stays when later sweeps go well. A table that is locked counts from the second time in a row; a worker that takes longer than 4 s is ended, and counts; where one has crashed, the database is left alone for an interval. rows_waiting: tokens that have expired and are not removed yet; NULL when the table or its primary key is locked or damaged. preloaded: whether shared_preload_libraries names the library. cron_schedule: of an active job of the pg_cron in this database, as temptoken_schedule_sweep() makes it, that belongs to the owner of temptoken.temp_tokens or to a superuser; NULL when there is none. Jobs of a pg_cron in another database are not seen.
+What is known of past sweeps begins anew when the server starts. Where the library is preloaded, it survives a crash of a server process.';
 
-CREATE FUNCTION @extschema@.temptoken_sweep_worker_start() RETURNS text
+CREATE FUNCTION @extschema@.temptoken_sweep_worker_start() RETURNS boolean
 LANGUAGE c VOLATILE
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_sweep_worker_start() IS
-'Has this database swept by a background worker, at once and at every temptoken.sweep_interval, where the library is not preloaded; says that a restart of the server ends it. DROP EXTENSION ends it too. Takes effect at once, also when the transaction is rolled back.
+'Has this database swept by a background worker, at once and at every temptoken.sweep_interval, where the library is not preloaded; true when it was started, false when it was running already. A restart of the server ends it, as a NOTICE says, and so does DROP EXTENSION; a crash of the server does not. Takes effect at once, also when the transaction is rolled back.
 Errors: 55000 when the library is preloaded, or temptoken.sweep_databases leaves this database out; 53000 when no background worker slot is free; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_sweep_worker_stop() RETURNS boolean
 LANGUAGE c VOLATILE
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_sweep_worker_stop() IS
-'Ends what temptoken_sweep_worker_start() has started, once the transaction is done that the worker is in; whether there was one. Takes effect at once, also when the transaction is rolled back.
+'Ends what temptoken_sweep_worker_start() has started, once the worker has come to the end of its transaction; true when it was stopped, false when there was none. A restart of the server does not start it again, as a NOTICE says. Takes effect at once, also when the transaction is rolled back.
 Errors: 55000 when the library is preloaded.';
 
 CREATE FUNCTION @extschema@.temptoken_schedule_sweep(schedule text DEFAULT '*/5 * * * *') RETURNS bigint
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    name CONSTANT text := 'temptoken sweep of ' || current_database();
-    command CONSTANT text := 'SELECT @extschema@.temptoken_delete_expired()';
+    name CONSTANT text := 'temptoken sweep of ' || pg_catalog.current_database();
+    -- The argument is written out: without it, a function without arguments that somebody else has made would be called.
+    command CONSTANT text := 'SELECT @extschema@.temptoken_delete_expired(pg_catalog.clock_timestamp())';
     job bigint;
 BEGIN
     IF schedule IS NULL THEN
         RAISE EXCEPTION 'temptoken: schedule must not be NULL'
             USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass a schedule of pg_cron, such as ''*/5 * * * *''.';
-    ELSIF EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'pg_cron') THEN
-        EXECUTE 'SELECT cron.schedule($1, $2, $3)' INTO job USING name, schedule, command;
-        RETURN job;
+    ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'pg_cron') THEN
+        RAISE EXCEPTION 'temptoken: pg_cron is not in this database'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                DETAIL = 'pg_cron is installed in one database of a server, which cron.database_name names.',
+                -- What may be a token that was passed by mistake is not repeated.
+                HINT = pg_catalog.format('In that database run: SELECT cron.schedule_in_database(%L, %L, %L, %L)', name,
+                    CASE WHEN schedule ~ '^[-0-9A-Za-z*/,$ ]{1,64}$' AND schedule !~* '[0-9a-f]{16}' THEN schedule
+                         ELSE '*/5 * * * *' END,
+                    command, pg_catalog.current_database());
     END IF;
-    RETURN temptoken.cron_schedule(name, schedule, command);
+    EXECUTE 'SELECT cron.schedule($1, $2, $3)' INTO job USING name, schedule, command;
+    RETURN job;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_schedule_sweep(text) IS
-'Has pg_cron call temptoken_delete_expired() in this database, as the caller; the id of the job. Another call changes its schedule. pg_cron may be in another database, in which case this takes effect at once, also when the transaction is rolled back.
+'Schedules a job of the pg_cron in this database, which calls temptoken_delete_expired() here, as the caller; the id of the job. Another call changes its schedule.
 schedule: as pg_cron takes it, such as ''*/5 * * * *''.
-Errors: 55000 when pg_cron is not installed; 38000 when the pg_cron of another database refuses; 22004 for NULL; 53000 when no background worker slot is free; those of cron.schedule().';
+Errors: 55000 when pg_cron is not in this database, with a HINT that is the statement to run where it is; 22004 for NULL; those of cron.schedule().';
 
 CREATE FUNCTION @extschema@.temptoken_unschedule_sweep() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    name CONSTANT text := 'temptoken sweep of ' || current_database();
+    name CONSTANT text := 'temptoken sweep of ' || pg_catalog.current_database();
     jobs bigint;
 BEGIN
-    IF EXISTS (SELECT FROM pg_extension AS e WHERE e.extname = 'pg_cron') THEN
-        EXECUTE 'SELECT count(cron.unschedule(j.jobid)) FROM cron.job AS j
-                 WHERE j.jobname = $1 AND j.username = CURRENT_USER'
-        INTO jobs USING name;
-        RETURN jobs > 0;
+    IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'pg_cron') THEN
+        RAISE EXCEPTION 'temptoken: pg_cron is not in this database'
+            USING ERRCODE = 'object_not_in_prerequisite_state',
+                DETAIL = 'pg_cron is installed in one database of a server, which cron.database_name names.',
+                HINT = pg_catalog.format('In that database run: SELECT cron.unschedule(%L)', name);
     END IF;
-    RETURN temptoken.cron_unschedule(name);
+    EXECUTE 'SELECT pg_catalog.count(cron.unschedule(j.jobid)) FROM cron.job AS j
+             WHERE j.jobname = $1 AND j.username = CURRENT_USER'
+    INTO jobs USING name;
+    RETURN jobs > 0;
 END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_unschedule_sweep() IS
-'Ends what the caller has scheduled by temptoken_schedule_sweep(); whether there was anything. Where pg_cron is in another database, this takes effect at once, also when the transaction is rolled back.
-Errors: 55000 when pg_cron is not installed; 38000 when the pg_cron of another database refuses; 53000 when no background worker slot is free.';
+'Unschedules the caller''s job that temptoken_schedule_sweep() has made; whether there was one.
+Errors: 55000 when pg_cron is not in this database, with a HINT that is the statement to run where it is.';

@@ -13,7 +13,7 @@ use crate::identity::{self, Identity};
 use crate::pg::{self, Call, ColumnText, RowType};
 use crate::scope::{self, Scope, ScopeRow};
 use crate::store::{self, scopes, tokens};
-use crate::sweep::{self, cron};
+use crate::sweep;
 use crate::token::{Token, TokenId};
 use crate::validate::{Request, Uses, Verdict};
 use crate::{counters, introspection, mint, postgrest, settings, validate};
@@ -65,9 +65,6 @@ sql_function!(temptoken_sweep_state, pg_finfo_temptoken_sweep_state, sweep_state
 sql_function!(temptoken_rows_waiting, pg_finfo_temptoken_rows_waiting, rows_waiting);
 sql_function!(temptoken_sweep_worker_start, pg_finfo_temptoken_sweep_worker_start, sweep_worker_start);
 sql_function!(temptoken_sweep_worker_stop, pg_finfo_temptoken_sweep_worker_stop, sweep_worker_stop);
-sql_function!(temptoken_cron_find, pg_finfo_temptoken_cron_find, cron_find);
-sql_function!(temptoken_cron_schedule, pg_finfo_temptoken_cron_schedule, cron_schedule);
-sql_function!(temptoken_cron_unschedule, pg_finfo_temptoken_cron_unschedule, cron_unschedule);
 sql_function!(temptoken_authenticate, pg_finfo_temptoken_authenticate, authenticate);
 sql_function!(temptoken_current_id, pg_finfo_temptoken_current_id, current_id);
 sql_function!(temptoken_current_scope, pg_finfo_temptoken_current_scope, current_scope);
@@ -384,34 +381,22 @@ fn rows_waiting(_call: &Call<'_>) -> Answer {
 
 fn sweep_worker_start(_call: &Call<'_>) -> Answer {
     pg::require_writable(c"temptoken_sweep_worker_start()");
-    let begun = if sweep::start_worker()? { "started" } else { "already running" };
-    let answer = format!(
-        "{begun}; it ends when the server is restarted, and is not started again then: for that, add temptoken to \
-         shared_preload_libraries, or call temptoken_schedule_sweep()"
+    let started = sweep::start_by_hand()?;
+    errors::notice(
+        if started { c"temptoken: the sweep worker is started" } else { c"temptoken: the sweep worker is running already" },
+        c"A restart of the server ends it. To sweep after that too, add temptoken to shared_preload_libraries, or call \
+          temptoken_schedule_sweep().",
     );
-    Ok(Some(pg::varlena(answer.as_bytes())))
+    boolean(Ok(started))
 }
 
 fn sweep_worker_stop(_call: &Call<'_>) -> Answer {
-    boolean(sweep::stop_worker())
-}
-
-fn cron_find(call: &Call<'_>) -> Answer {
-    let Some(command) = call.text(0) else { return Ok(None) };
-    // Whoever cannot be asked knows of no job.
-    let found = cron::find(call, command).unwrap_or(None);
-    Ok(found.map(pg::varlena))
-}
-
-fn cron_schedule(call: &Call<'_>) -> Answer {
-    pg::require_writable(c"temptoken_schedule_sweep()");
-    let argument = |index| call.text(index).unwrap_or_default();
-    count(cron::schedule(call, argument(0), argument(1), argument(2)))
-}
-
-fn cron_unschedule(call: &Call<'_>) -> Answer {
-    pg::require_writable(c"temptoken_unschedule_sweep()");
-    boolean(cron::unschedule(call, call.text(0).unwrap_or_default()))
+    let stopped = sweep::stop_by_hand()?;
+    errors::notice(
+        if stopped { c"temptoken: the sweep worker is stopped" } else { c"temptoken: no sweep worker is running" },
+        c"A restart of the server does not start it. temptoken_sweep_worker_start() does.",
+    );
+    boolean(Ok(stopped))
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -10,7 +10,6 @@ use pgrx::pg_sys::{self, Datum};
 
 use crate::pg::{self, Call, OutOfMemory};
 use crate::scope::{self, MintProblem, Problem, RESOURCE_ID_MAX, SUSPICIONS_MAX, Seconds, Suspicion};
-use crate::token;
 
 /// Validation's answer to a request that it does not authorize, in the order in which it judges.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -64,8 +63,6 @@ enum Kind {
     SweepPreloaded,
     SweepExcluded,
     NoWorkerSlot,
-    CronMissing,
-    CronRefused,
     Unauthorized,
 }
 
@@ -219,21 +216,6 @@ impl Kind {
                 "no background worker slot is free",
                 c"Raise max_worker_processes, which takes a restart of the server.",
             ),
-            Self::CronMissing => row(
-                "object_not_in_prerequisite_state",
-                b"55000",
-                "pg_cron is not installed",
-                c"Add pg_cron to shared_preload_libraries, restart, and CREATE EXTENSION pg_cron in the database that \
-                  cron.database_name names. Or preload temptoken, which sweeps by itself then.",
-            ),
-            Self::CronRefused => row(
-                "external_routine_exception",
-                b"38000",
-                "pg_cron refused",
-                c"That is what the database of cron.database_name says. Scheduling takes pg_cron in \
-                  shared_preload_libraries and, in that database, USAGE on schema cron and EXECUTE on \
-                  cron.schedule_in_database().",
-            ),
             // What PostgREST makes of it is in the message and the detail, not here.
             Self::Unauthorized => row("unauthorized", b"PGRST", "", c""),
         }
@@ -365,20 +347,6 @@ impl Error {
         Self::new(Kind::NoWorkerSlot)
     }
 
-    /// There is no pg_cron to schedule a sweep with.
-    pub fn cron_missing() -> Self {
-        Self::new(Kind::CronMissing)
-    }
-
-    /// The pg_cron of another database does not do as it is asked; `said` is its error, in ASCII. It may repeat what the
-    /// caller gave as the schedule.
-    pub fn cron_refused(said: &[u8]) -> Self {
-        if token::may_hold_secret(said) {
-            return Self::new(Kind::CronRefused);
-        }
-        Self { message: [b"pg_cron refused: ", said].concat(), ..Self::new(Kind::CronRefused) }
-    }
-
     /// A request through PostgREST that is not authorized: 401, the same for every refusal. PostgREST makes its answer of
     /// the JSON in message and detail (its documentation, "Errors", "RAISE Headers").
     pub fn unauthorized() -> Self {
@@ -503,6 +471,18 @@ pub fn without_backtraces() {
         match before {
             Some(value) => std::env::set_var(VARIABLE, value),
             None => std::env::remove_var(VARIABLE),
+        }
+    }
+}
+
+/// Sends the caller a NOTICE. Control may leave by longjmp: no calling frame may own anything that has a destructor.
+pub fn notice(message: &'static CStr, hint: &'static CStr) {
+    // SAFETY: the texts are NUL-terminated, and go through "%s". Every caller keeps the promise about destructors.
+    unsafe {
+        if errstart(pg_sys::elog::PgLogLevel::NOTICE as c_int, std::ptr::null()) {
+            errmsg_internal(c"%s".as_ptr(), message.as_ptr());
+            errhint(c"%s".as_ptr(), hint.as_ptr());
+            errfinish(c"errors.rs".as_ptr(), line!() as c_int, c"notice".as_ptr());
         }
     }
 }

@@ -513,33 +513,12 @@ pub fn pid() -> i32 {
     unsafe { pg_sys::MyProcPid }
 }
 
-/// The role that acts.
-pub fn user() -> Oid {
-    // SAFETY: reads a variable of the backend.
-    unsafe { pg_sys::GetUserId() }
-}
-
-/// The name of this database, in its encoding.
-pub fn database_name_of<'call>(call: &Call<'call>) -> &'call [u8] {
-    // SAFETY: within a transaction, which every SQL function is.
-    keep(call, unsafe { name_of_database() }.to_bytes())
-}
-
 /// The name of this database, for messages.
 pub fn database_name() -> String {
-    // SAFETY: called within a transaction.
-    unsafe { name_of_database() }.to_string_lossy().into_owned()
-}
-
-/// The name of this database, palloc'd; empty when it was dropped a moment ago.
-///
-/// # Safety
-/// Within a transaction. The name is gone with the current memory context.
-unsafe fn name_of_database<'a>() -> &'a CStr {
-    // SAFETY: the name is a C string, or NULL.
+    // SAFETY: called within a transaction. The name is a C string, or NULL when the database was dropped a moment ago.
     unsafe {
         let name = pg_sys::get_database_name(pg_sys::MyDatabaseId);
-        if name.is_null() { c"" } else { CStr::from_ptr(name) }
+        if name.is_null() { String::new() } else { CStr::from_ptr(name).to_string_lossy().into_owned() }
     }
 }
 
@@ -1396,14 +1375,6 @@ pub fn setting<'call>(call: &Call<'call>, name: &CStr) -> Option<&'call [u8]> {
         }
         Some(keep(call, CStr::from_ptr(value).to_bytes()))
     }
-}
-
-/// As [`setting`], but only what a library has declared: what is set of a library that is not loaded, anybody may set.
-pub fn setting_of_loaded_library<'call>(call: &Call<'call>, name: &CStr) -> Option<&'call [u8]> {
-    // SAFETY: looks up a setting that may not exist.
-    let flags = unsafe { pg_sys::GetConfigOptionFlags(name.as_ptr(), true) };
-    let is_declared = flags as u32 & pg_sys::GUC_CUSTOM_PLACEHOLDER == 0;
-    is_declared.then(|| setting(call, name)).flatten()
 }
 
 /// Raises the error with which this session was told to stop, if it was. It leaves as a panic, which runs destructors.

@@ -99,13 +99,16 @@ pub fn sweep_batch_size() -> u64 {
 
 /// Whether the setting names `database`, or names none, which means all.
 pub fn sweeps_database(database: &CStr) -> bool {
+    let (_, names) = sweep_databases();
+    names.is_empty() || names.iter().any(|name| name.as_c_str() == database)
+}
+
+/// The setting temptoken.sweep_databases, as it stands and as names.
+pub fn sweep_databases() -> (CString, Vec<CString>) {
     let list = SWEEP_DATABASES.get().unwrap_or_default();
     // The check hook has accepted the value, so that it parses.
-    match parse_names(&list) {
-        Some(names) if names.is_empty() => true,
-        Some(names) => names.iter().any(|name| name.as_c_str() == database),
-        None => false,
-    }
+    let names = parse_names(&list).unwrap_or_default();
+    (list, names)
 }
 
 /// The request header in which a token is looked for first.

@@ -58,6 +58,8 @@ fn a_standby_has_no_launcher_and_nothing_to_say_until_it_is_promoted() {
         assert_eq!(status(&mut reader, &token), "ok");
         assert!(has_tokens(&mut reader, 6));
     }
+    let stands_by = "worker = 'standby' AND rows_waiting = 5 AND last_start IS NULL AND next_start IS NULL";
+    assert_eq!(text(&mut reader, &format!("SELECT {stands_by} FROM temptoken_sweep_status()")), "t");
     let log = standby.log();
     assert!(!log.contains("temptoken:") && !log.contains("temptoken sweep"), "{log}");
     assert_no_trouble(&log);
@@ -476,6 +478,7 @@ fn databases_come_and_go_while_workers_do() {
         }
     });
     assert_eq!(text(&mut postgres, LAUNCHER), launcher, "the launcher has not started again");
+    assert!(has_tokens(&mut cluster.connect("model"), 2_000), "a template is left alone");
     assert_no_trouble_but(&cluster.log(), "does not exist");
 }
 

@@ -4,23 +4,37 @@
 //! database alone.
 
 use std::collections::VecDeque;
-use std::ffi::CStr;
+use std::ffi::{CStr, CString};
 use std::time::{Duration, Instant};
 
 use pgrx::PgMemoryContexts;
-use pgrx::bgworkers::{BackgroundWorker, BackgroundWorkerBuilder, BgWorkerStartTime};
-use pgrx::pg_sys::{self, Datum, Oid};
+use pgrx::PgSqlErrorCode;
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::pg_sys::{self, Datum};
 
-use super::status::{self, Place};
-use super::{LIBRARY, has_ended, heed_signals, idle, is_running, listen_to_signals, sleep, wake, worker};
+use super::by_hand::{self, Me};
+use super::place::Worker;
+use super::status;
+use super::worker::{self, OVERDUE};
+use super::{
+    LIBRARY, end, heed_signals, idle, is_running, is_told_to_end, listen_to_signals, log_failure, micros, sleep,
+};
 use crate::{pg, settings};
 
-const NAME: &str = "temptoken sweep launcher";
+pub const NAME: &str = "temptoken sweep launcher";
 
-/// What is said and kept of a database for which no worker could be started.
+/// How long the launcher waits for a worker that it has ended. Then it goes on with other databases, and comes back to this
+/// one when that worker is gone.
+const PARTING: Duration = Duration::from_secs(1);
+
 const NO_SLOT: &str = "no background worker slot is free; raise max_worker_processes";
+const DIED: &str = "the worker ended before it was through; the server's log says why";
+const ENDED: &str = "the worker was ended after 4 s: a trigger, a lock or too large a batch held it up";
+const _: () = assert!(OVERDUE.as_secs() == 4, "the messages around this line name it");
+const STUCK: &str = "the worker was told to end after 4 s, and has not; it holds a worker slot until it does";
 
-fn builder(name: &str) -> BackgroundWorkerBuilder {
+/// The registration of a launcher, without what differs between the two kinds.
+pub fn builder(name: &str) -> BackgroundWorkerBuilder {
     BackgroundWorkerBuilder::new(name)
         .set_type(NAME)
         .set_library(LIBRARY)
@@ -36,193 +50,206 @@ pub fn register() {
     builder(NAME).load();
 }
 
-/// What came of starting a launcher for one database.
-pub enum Start {
-    Started,
-    /// One was started before. It may be about to come back after an error.
-    Already,
-    NoSlot,
-}
-
-/// Starts a launcher for `database` alone.
-pub fn start(database: u32) -> Start {
-    // Not before the table was made, which tells it from one that has survived a crash.
-    let (me, now) = (pg::pid(), status::made_at().max(pg::now()));
-    loop {
-        let seen = status::of(database).map_or(0, |place| place.launcher);
-        let lives = is_running(seen.abs());
-        // While it is being started, who starts it stands in for it.
-        let reserved = status::change(database, |place| match place.launcher {
-            launcher if launcher != seen => None,
-            // One that has been told to stop, and has not yet, goes on.
-            _ if lives || (seen > 0 && !place.stop) => {
-                place.stop = false;
-                Some(false)
-            }
-            _ => {
-                (place.launcher, place.started_at, place.stop) = (-me, now, false);
-                Some(true)
-            }
-        });
-        match reserved {
-            Some(Some(true)) => break,
-            Some(Some(false)) => return Start::Already,
-            Some(None) => pg::check_for_interrupts(),
-            None => return Start::NoSlot,
-        }
-    }
-    let started = builder(&format!("{NAME} for database {database}"))
-        .set_argument(Some(Oid::from(database).into()))
-        .set_extra(&now.to_string())
-        .set_notify_pid(me)
-        .load_dynamic()
-        .ok()
-        .and_then(|launcher| launcher.wait_for_startup().ok());
-    status::amend(database, |place| {
-        if place.launcher == -me {
-            place.launcher = started.unwrap_or(0);
-        }
-    });
-    if started.is_some() { Start::Started } else { Start::NoSlot }
-}
-
-/// Stops the launcher that was started for `database` alone, and waits until it has ended; false when there was none.
-pub fn stop(database: u32) -> bool {
-    let launcher = status::of(database).map_or(0, |place| place.launcher);
-    let runs = is_running(launcher);
-    // One that is not running may be about to come back, or, if it is being started, to come.
-    let told = status::amend(database, |place| {
-        let told = launcher != 0 && place.launcher == launcher && (runs || !place.stop);
-        place.stop |= told;
-        told
-    });
-    if told != Some(true) {
-        return false;
-    }
-    while is_running(launcher) && status::of(database).is_some_and(|place| place.launcher == launcher && place.stop) {
-        wake(launcher);
-        sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
-        pg::check_for_interrupts();
-    }
-    true
-}
-
 /// Main of the launcher process; its argument is the oid of the only database to sweep, or 0 for all.
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
     listen_to_signals();
-    // SAFETY: once, before any access. Without a database only the shared catalogs can be read, which is all it needs,
-    // and no database is held open.
+    // SAFETY: called once, before any access. Without a database a process can read the shared catalogs only. The launcher needs
+    // no more, and keeps nobody from dropping a database.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
-    let only = argument.value() as u32;
-    if only != 0 {
-        let started_at = BackgroundWorker::get_extra().parse().unwrap_or(0);
-        let made_at = status::made_at();
-        status::change(only, |place| place.take_over(pg::pid(), started_at, made_at));
-        if !goes_on(only) {
-            return;
+    let me = match argument.value() as u32 {
+        0 => {
+            status::note_crash(pg::now());
+            None
         }
-    }
-    let mut no_slot_logged = false;
+        only => match Me::hello(only) {
+            None => return,
+            me => me,
+        },
+    };
+    let mut logged = Logged::default();
     loop {
         let started = Instant::now();
-        announce(only, pg::now());
-        no_slot_logged = sweep_all(databases(only), no_slot_logged);
+        announce(me, pg::now());
+        sweep_all(databases(me, &mut logged), &mut logged);
         loop {
-            if only != 0 && !goes_on(only) {
+            if me.is_some_and(|me| !me.goes_on()) {
                 return;
             }
-            // Counted from the start, and with the interval as it stands after each reload.
+            // The interval counts from the start of a round. A reload may have changed it.
             let left = settings::sweep_interval().saturating_sub(started.elapsed());
             if left.is_zero() {
                 break;
             }
-            announce(only, pg::now().saturating_add(left.as_micros() as i64));
+            announce(me, pg::now().saturating_add(micros(left)));
             sleep(left.max(Duration::from_millis(1)), idle());
             heed_signals();
         }
     }
 }
 
-/// Whether this process is the launcher of `database` and has not been told to stop, which it then does.
-fn goes_on(database: u32) -> bool {
-    status::amend(database, |place| place.goes_on(pg::pid())).unwrap_or(false)
-}
-
 /// Says when the next round begins.
-fn announce(only: u32, next_start: i64) {
-    match only {
-        0 => status::set_launcher(pg::pid(), next_start),
-        _ => _ = status::amend(only, |place| place.next_start = next_start),
+fn announce(me: Option<Me>, next_start: i64) {
+    match me {
+        None => status::set_launcher(pg::pid(), next_start),
+        Some(me) => _ = status::amend(me.database, |place| place.next_start = next_start),
     }
 }
 
-/// Sweeps `databases`, one after the other and then, within the interval, what had more to do than fits in a turn, again.
-/// Answers whether no worker slot was free; that is logged when it begins, not each time.
-fn sweep_all(databases: Vec<u32>, no_slot_logged: bool) -> bool {
-    let started = Instant::now();
-    let mut turns = VecDeque::from(databases);
+/// What the launcher has logged, so that it does not log the same in each round.
+#[derive(Default)]
+struct Logged {
+    no_slot: bool,
+    /// The value of temptoken.sweep_databases, and the names in it that no database has.
+    unknown: (CString, Vec<CString>),
+}
+
+/// A database to sweep.
+struct Database {
+    oid: u32,
+    name: CString,
+}
+
+/// Sweeps each database once, then goes back to those that had more to do, until all are done or the interval is over.
+fn sweep_all(databases: Vec<Database>, logged: &mut Logged) {
+    let (started, now, interval) = (Instant::now(), pg::now(), micros(settings::sweep_interval()));
+    // Those that failed the last time may take long: they come after the others.
+    let of = |database: &Database| status::of(database.oid);
+    let (failing, healthy): (Vec<_>, Vec<_>) = databases
+        .into_iter()
+        .filter(|database| of(database).is_none_or(|place| !place.is_left_alone(now, interval)))
+        .partition(|database| of(database).is_some_and(|place| place.failing));
+    let mut turns: VecDeque<_> = healthy.into_iter().chain(failing).collect();
     while let Some(database) = turns.pop_front() {
         heed_signals();
-        if !run_worker(database) {
+        if !run_worker(&database) {
             let now = pg::now();
             turns.push_front(database);
-            turns.iter().for_each(|database| _ = status::change(*database, |place| place.fail(now, NO_SLOT)));
-            if !no_slot_logged {
+            turns.iter().for_each(|database| _ = status::change(database.oid, |place| place.fail(now, NO_SLOT)));
+            if !logged.no_slot {
                 pgrx::log!(
                     "temptoken: {NO_SLOT}; expired tokens stay until it can start one, at the next interval or later"
                 );
             }
-            return true;
+            logged.no_slot = true;
+            return;
         }
-        // Past the interval the next round begins at once, with the databases that there are by then.
+        // When the interval is over, the next round begins at once, with the databases that exist by then.
         let in_time = started.elapsed() < settings::sweep_interval();
-        if in_time && status::of(database).is_some_and(|place| place.paused && !place.stop) {
+        if in_time
+            && !by_hand::is_told_to_stop(database.oid)
+            && of(&database).is_some_and(|place| place.paused && place.worker == Worker::None)
+        {
             turns.push_back(database);
         }
     }
-    false
+    logged.no_slot = false;
 }
 
-/// Runs a worker for `database`, to its end. False when no slot is free.
-fn run_worker(database: u32) -> bool {
-    status::amend(database, Place::expect);
-    let run = |_: &mut PgMemoryContexts| match worker::start(database) {
-        Some(running) => {
-            while !has_ended(&running) {
-                sleep(Duration::from_secs(60), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
-                heed_signals();
-            }
-            true
-        }
-        None => false,
-    };
-    // SAFETY: what PostgreSQL keeps to follow a worker by is freed with this context, and not used after.
-    let started = unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(run) };
-    // One that has left in order has said so.
-    let died = status::of(database).is_some_and(|place| place.worker != 0 && !is_running(place.worker));
-    if started && died {
-        let error = "the worker ended before it was through; the server's log says why";
-        status::amend(database, |place| place.fail(pg::now(), error));
-        status::save();
+/// Runs a worker for `database`, to its end or until it is overdue. False when no slot is free.
+fn run_worker(database: &Database) -> bool {
+    if let Some(Worker::Running(pid)) = status::of(database.oid).map(|place| place.worker)
+        && is_running(pid)
+    {
+        // It was told to end, and has not yet.
+        return true;
     }
-    started
+    status::change(database.oid, |place| place.expect());
+    let run = |_: &mut PgMemoryContexts| worker::start(database.oid).map(wait_for_worker);
+    // SAFETY: PostgreSQL's handle of the worker lies in this context. It is not used after the context is freed.
+    let Some(end) = (unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(run) }) else { return false };
+    let (now, batch_size) = (pg::now(), settings::sweep_batch_size());
+    // A worker that left in order has set its state to None.
+    let is_new = status::amend(database.oid, |place| match end {
+        _ if place.worker == Worker::None => false,
+        WorkerEnd::ByItself => {
+            place.fail(now, DIED);
+            // The postmaster or the worker has logged why.
+            false
+        }
+        WorkerEnd::Overdue => place.end_overdue(now, ENDED, batch_size),
+        WorkerEnd::Stuck(pid) => {
+            let is_new = place.end_overdue(now, STUCK, batch_size);
+            place.worker = Worker::Running(pid);
+            is_new
+        }
+    });
+    if is_new == Some(true) {
+        let message = if matches!(end, WorkerEnd::Stuck(_)) { STUCK } else { ENDED };
+        log_failure(&database.name.to_string_lossy(), PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message, None);
+    }
+    true
+}
+
+/// How the launcher's wait for a worker ends.
+#[derive(Clone, Copy)]
+enum WorkerEnd {
+    ByItself,
+    /// The launcher has ended it.
+    Overdue,
+    /// The launcher has told this pid to end, and it has not.
+    Stuck(i32),
+}
+
+/// Waits until the worker ends, and has the postmaster end it when it takes too long.
+fn wait_for_worker(worker: DynamicBackgroundWorker) -> WorkerEnd {
+    let mut begun = None;
+    loop {
+        let left = match worker.pid() {
+            Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied) => {
+                return WorkerEnd::ByItself;
+            }
+            Ok(pid) => {
+                let left = OVERDUE.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed());
+                if left.is_zero() {
+                    worker.terminate();
+                    return see_off(pid);
+                }
+                left
+            }
+            // The postmaster has not started it yet. It wakes this process when it does.
+            Err(_) => Duration::from_secs(60),
+        };
+        sleep(left.max(Duration::from_millis(1)), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
+        if is_told_to_end() {
+            // Once this process is gone, nobody would end the worker when it is overdue.
+            worker.terminate();
+            end();
+        }
+        heed_signals();
+    }
+}
+
+/// Waits for the end of a worker that was told to.
+fn see_off(pid: i32) -> WorkerEnd {
+    let begun = Instant::now();
+    while is_running(pid) {
+        if begun.elapsed() >= PARTING {
+            return WorkerEnd::Stuck(pid);
+        }
+        sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
+        heed_signals();
+    }
+    WorkerEnd::Overdue
 }
 
 /// Whether a database is one to sweep: connectable, no template, and named by the setting.
-pub fn is_swept(database: &pg_sys::FormData_pg_database) -> bool {
+pub fn is_to_be_swept(database: &pg_sys::FormData_pg_database) -> bool {
     // What an interrupted DROP DATABASE leaves (catalog/pg_database.h, DATCONNLIMIT_INVALID_DB).
     let is_valid = database.datconnlimit != -2;
-    // SAFETY: the name of a database is a C string.
-    let name = unsafe { CStr::from_ptr(database.datname.data.as_ptr()) };
-    is_valid && database.datallowconn && !database.datistemplate && settings::sweeps_database(name)
+    is_valid && database.datallowconn && !database.datistemplate && settings::sweeps_database(name_of(database))
 }
 
-/// The databases to sweep; `only` one, if that is not 0. What is known of those that are no more is forgotten, which ends
-/// their launchers.
-fn databases(only: u32) -> Vec<u32> {
-    let (mut all, mut found) = (Vec::new(), Vec::new());
+fn name_of(database: &pg_sys::FormData_pg_database) -> &CStr {
+    // SAFETY: the name of a database is a C string, within its row.
+    unsafe { CStr::from_ptr(database.datname.data.as_ptr()) }
+}
+
+/// The databases to sweep; `me`: only the one of this launcher. What is known of those that are no more is forgotten, which
+/// ends their launchers.
+fn databases(me: Option<Me>, logged: &mut Logged) -> Vec<Database> {
+    let (mut found, mut others) = (Vec::new(), Vec::new());
     // SAFETY: reads pg_database as the autovacuum launcher does (postmaster/autovacuum.c, get_database_list): a shared
     // catalog, in a transaction of its own.
     unsafe {
@@ -236,17 +263,38 @@ fn databases(only: u32) -> Vec<u32> {
             if tuple.is_null() {
                 break;
             }
-            let database = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-            all.push(database.oid.to_u32());
-            if is_swept(database) {
-                found.push(database.oid.to_u32());
-            }
+            let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
+            let database = Database { oid: row.oid.to_u32(), name: name_of(row).to_owned() };
+            let to = if is_to_be_swept(row) { &mut found } else { &mut others };
+            to.push(database);
         }
         pg_sys::table_endscan(scan);
         pg_sys::table_close(relation, lock);
         pg_sys::CommitTransactionCommand();
     }
-    status::retain(&all);
-    found.retain(|database| only == 0 || *database == only);
+    let any = |is_meant: &dyn Fn(&Database) -> bool| found.iter().chain(&others).any(is_meant);
+    status::retain(|oid| any(&|database| database.oid == oid));
+    match me {
+        None => log_unknown(|name| any(&|database| database.name.as_c_str() == name), logged),
+        Some(me) => found.retain(|database| database.oid == me.database),
+    }
     found
+}
+
+/// Logs the names in temptoken.sweep_databases that no database has: once, and again when there are others or the setting has
+/// changed.
+fn log_unknown(is_there: impl Fn(&CStr) -> bool, logged: &mut Logged) {
+    let (setting, mut names) = settings::sweep_databases();
+    names.retain(|name| !is_there(name));
+    let unknown = (setting, names);
+    if unknown == logged.unknown {
+        return;
+    }
+    for name in &unknown.1 {
+        pgrx::log!(
+            "temptoken: there is no database \"{}\", which temptoken.sweep_databases names",
+            name.to_string_lossy()
+        );
+    }
+    logged.unknown = unknown;
 }

@@ -3,11 +3,14 @@
 //! Lives here and below: a launcher that holds no database open, and short-lived workers, one at a time, that each sweep
 //! one database and leave. May not come in here: statements; the workers use the store like any caller.
 //!
-//! An error ends the process that met it. The launcher is then started again by the postmaster; a database whose worker
-//! failed has its next turn at the next interval, and `status` says what happened.
+//! An error ends the process that met it. The postmaster starts the launcher again. A database whose worker failed has its next
+//! turn at the next interval, and its `place` in `status` says what happened. A worker that takes too long is ended by the
+//! launcher; one that crashes takes the server's processes with it, and its database is left alone for an interval.
 
-pub mod cron;
+mod by_hand;
+mod by_hand_state;
 mod launcher;
+mod place;
 mod status;
 mod worker;
 
@@ -15,14 +18,16 @@ use std::ffi::{CStr, c_int, c_long};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use pgrx::PgTryBuilder;
-use pgrx::bgworkers::{BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
-use pgrx::pg_sys::panic::{CaughtError, ErrorReportWithLevel, pgrx_extern_c_guard};
+use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel, pgrx_extern_c_guard};
+use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder};
 
 use crate::errors::Error;
 use crate::pg;
+use by_hand::Start;
+use by_hand_state::State as ByHandState;
+use place::{Place, Worker};
 
 const LIBRARY: &str = "temptoken";
 
@@ -43,54 +48,48 @@ pub struct State {
     pub worker: &'static str,
     pub next_start: Option<i64>,
     /// What is known of the sweeps so far, which is nothing before the first.
-    pub place: Option<status::Place>,
+    pub place: Option<Place>,
     pub preloaded: bool,
 }
 
 /// How sweeping stands in this database, from any session, without a look at the table.
 pub fn state() -> State {
     let place = status::of(pg::database_oid());
-    let (launcher, next_start) = launcher_of(place.as_ref());
-    let worker = match place {
+    let (launcher, next_start) = match place {
+        Some(place) if place.by_hand.state != ByHandState::None => (place.by_hand.pid, place.next_start),
+        _ => status::launcher(),
+    };
+    let worker = match place.map(|place| place.worker) {
         _ if pg::in_recovery() => "standby",
-        Some(place) if is_running(place.worker) => "running",
+        Some(Worker::Running(pid)) if is_running(pid) => "running",
         _ if !is_running(launcher) => "none",
-        _ if pg::of_database(launcher::is_swept) => "waiting",
+        _ if pg::of_database(launcher::is_to_be_swept) => "waiting",
         _ => "excluded",
     };
     State { worker, next_start: (worker == "waiting").then_some(next_start), place, preloaded: status::is_preloaded() }
 }
 
-/// The launcher that sees to this database, 0 for none, and when it begins its next round.
-fn launcher_of(place: Option<&status::Place>) -> (i32, i64) {
-    match place {
-        Some(place) if place.launcher != 0 => (place.launcher, place.next_start),
-        _ => status::launcher(),
-    }
-}
-
 /// Starts a launcher for this database alone; false when one runs already.
-pub fn start_worker() -> Result<bool, Error> {
-    let database = pg::database_oid();
+pub fn start_by_hand() -> Result<bool, Error> {
     if status::is_preloaded() {
         return Err(Error::sweep_preloaded());
     }
-    if !pg::of_database(launcher::is_swept) {
+    if !pg::of_database(launcher::is_to_be_swept) {
         return Err(Error::sweep_excluded());
     }
-    match launcher::start(database) {
-        launcher::Start::Started => Ok(true),
-        launcher::Start::Already => Ok(false),
-        launcher::Start::NoSlot => Err(Error::no_worker_slot()),
+    match by_hand::start(pg::database_oid()) {
+        Start::Started => Ok(true),
+        Start::Already => Ok(false),
+        Start::NoSlot => Err(Error::no_worker_slot()),
     }
 }
 
-/// Stops the launcher that [`start_worker`] has started; false when there was none.
-pub fn stop_worker() -> Result<bool, Error> {
+/// Stops the launcher that [`start_by_hand`] has started; false when there was none.
+pub fn stop_by_hand() -> Result<bool, Error> {
     if status::is_preloaded() {
         return Err(Error::sweep_preloaded());
     }
-    Ok(launcher::stop(pg::database_oid()))
+    Ok(by_hand::stop(pg::database_oid()))
 }
 
 // The handlers themselves: pgrx's bindings of the same names are Rust functions, which PostgreSQL cannot call.
@@ -122,7 +121,7 @@ unsafe fn pqsignal(signal: c_int, handler: pg_sys::pqsigfunc) {
     unsafe { pg_sys::pqsignal_be(signal, handler) };
 }
 
-/// Waits until `time` has passed or a signal has come; `event` is what pg_stat_activity shows meanwhile.
+/// Waits until `time` has passed or this process's latch is set, which every signal does. pg_stat_activity shows `event`.
 fn sleep(time: Duration, event: u32) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: waits on this process's own latch; ends the process if the postmaster is gone.
@@ -132,7 +131,7 @@ fn sleep(time: Duration, event: u32) {
     }
 }
 
-/// The wait event of a process with nothing to do: with a name of its own where PostgreSQL has such.
+/// The wait event of a process that has nothing to do. Extensions can name theirs from PostgreSQL 17 on.
 #[cfg(not(any(feature = "pg17", feature = "pg18")))]
 fn idle() -> u32 {
     pg_sys::PG_WAIT_EXTENSION
@@ -145,16 +144,30 @@ fn idle() -> u32 {
     *EVENT.get_or_init(|| unsafe { pg_sys::WaitEventExtensionNew(c"TemptokenSweepIdle".as_ptr()) })
 }
 
+/// Whether this process was told to end.
+fn is_told_to_end() -> bool {
+    // SAFETY: the flag is set by a signal handler.
+    unsafe { std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0 }
+}
+
+/// Ends this process, in a way that has the postmaster start it again if it is to be. The FATAL of a backend is not logged.
+#[allow(unreachable_code, reason = "on some majors the binding says that proc_exit does not return")]
+fn end() -> ! {
+    // SAFETY: in the main loop of a background worker, outside any transaction.
+    unsafe { pg_sys::proc_exit(1) };
+    unreachable!("proc_exit does not return")
+}
+
 /// Ends this process if it was told to or the postmaster is gone, and reads the configuration again if that was asked for.
-/// To be called where there is nothing to undo: the end is not worth the FATAL that a backend would log.
+/// Call it in the main loop only, outside any transaction.
 fn heed_signals() {
     sleep(Duration::ZERO, idle());
-    // SAFETY: in the main loop of a background worker, outside any transaction. The flags are set by signal handlers.
+    if is_told_to_end() {
+        end();
+    }
+    pgrx::check_for_interrupts!();
+    // SAFETY: outside any transaction. The flag is set by a signal handler.
     unsafe {
-        if std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0 {
-            pg_sys::proc_exit(1);
-        }
-        pgrx::check_for_interrupts!();
         if std::ptr::read_volatile(&raw const pg_sys::ConfigReloadPending) != 0 {
             std::ptr::write_volatile(&raw mut pg_sys::ConfigReloadPending, 0);
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
@@ -171,8 +184,8 @@ fn override_settings(settings: &[(&CStr, &CStr)]) {
     }
 }
 
-/// Runs `work`, which may start transactions. An error is caught, whichever way it comes, and the transaction rolled back.
-/// No frame of `work` may own a destructor where a statement runs.
+/// Runs `work`, which may start transactions. Catches every error, of PostgreSQL or a panic, and rolls the transaction back.
+/// Errors leave the frames of `work` by longjmp: none may own anything that has a destructor.
 fn catch<R: Copy>(work: impl FnOnce() -> R) -> Result<R, Box<ErrorReportWithLevel>> {
     // SAFETY: `work` is guarded, so that it leaves by return or by an error of PostgreSQL, never by a panic, and the frames
     // that the error skips own nothing. After it the transaction is ended as the main loop of a backend does.
@@ -189,15 +202,31 @@ fn catch<R: Copy>(work: impl FnOnce() -> R) -> Result<R, Box<ErrorReportWithLeve
     }
 }
 
+/// Logs why sweeping `database` failed.
+fn log_failure(database: &str, code: PgSqlErrorCode, message: &str, detail: Option<&str>) {
+    let mut report = ErrorReport::new(
+        code,
+        format!("temptoken: sweeping database \"{database}\" failed: {message}"),
+        "sweep",
+    )
+    .set_hint(
+        "It is tried again at every interval (temptoken.sweep_interval), and not logged again as long as it fails in \
+             the same way. temptoken_sweep_status() shows how it stands.",
+    );
+    if let Some(detail) = detail {
+        report = report.set_detail(detail);
+    }
+    report.report(PgLogLevel::WARNING);
+}
+
+fn micros(time: Duration) -> i64 {
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
 /// Whether a process of this server has the pid; 0 is none.
 fn is_running(pid: i32) -> bool {
     // SAFETY: looks through the list of processes in shared memory.
     pid != 0 && !unsafe { pg_sys::BackendPidGetProc(pid) }.is_null()
-}
-
-/// Whether a worker that this process has started has come to its end.
-fn has_ended(worker: &DynamicBackgroundWorker) -> bool {
-    matches!(worker.pid(), Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied))
 }
 
 /// Wakes a process of this server from its sleep, if there is one with the pid.

@@ -3,13 +3,12 @@
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
-use pgrx::PgLogLevel;
 use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
-use pgrx::pg_sys::panic::{ErrorReport, ErrorReportWithLevel};
+use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::status::{self, Place};
-use super::{LIBRARY, catch, heed_signals, listen_to_signals, override_settings};
+use super::place::{Place, Worker};
+use super::{LIBRARY, by_hand, catch, heed_signals, listen_to_signals, log_failure, override_settings, status};
 use crate::errors::{Error, raise};
 use crate::pg::{self, TableGone};
 use crate::settings;
@@ -17,26 +16,32 @@ use crate::store::{self, Lock, tokens};
 
 const NAME: &str = "temptoken sweep worker";
 
-/// How long a worker stays connected before it leaves, and another goes on: DROP DATABASE and its like wait for others to
-/// leave for five seconds (storage/ipc/procarray.c, CountOtherDBBackends).
-pub const TIME_LIMIT: Duration = Duration::from_secs(2);
+/// After this time a worker begins no other batch. It leaves, and another worker goes on: DROP DATABASE and its like wait up
+/// to five seconds for others to leave (storage/ipc/procarray.c, CountOtherDBBackends).
+const TIME_LIMIT: Duration = Duration::from_secs(2);
 
-/// What a worker runs under, whatever the database or a role has set: a worker that an ALTER DATABASE could stop or
-/// mislead would have to be remembered.
+/// After this time the launcher ends a worker, whatever it is doing: less than the five seconds of DROP DATABASE. Its batch
+/// is rolled back, and the next worker tries a smaller one.
+pub const OVERDUE: Duration = Duration::from_secs(4);
+
+/// A batch that took less than this may be twice as large the next time.
+const FAST: Duration = Duration::from_millis(500);
+
+/// Settings of every worker. They win over those of the database and of roles: no ALTER DATABASE or ALTER ROLE can stop a
+/// worker.
 const OVERRIDES: &[(&CStr, &CStr)] = &[
-    (c"search_path", c""),
+    (c"search_path", c"pg_catalog, pg_temp"),
     (c"default_transaction_read_only", c"off"),
     (c"default_transaction_isolation", c"read committed"),
     (c"default_transaction_deferrable", c"off"),
     (c"statement_timeout", c"0"),
-    // Rows and the table are never waited for; what else may be locked (a table that refers to this one) is left, so that
-    // one database does not hold up the others.
+    // A worker never waits for a row or for the table of tokens. This is for other locks, as on a table that refers to it.
     (c"lock_timeout", c"1s"),
     (c"idle_in_transaction_session_timeout", c"0"),
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     (c"transaction_timeout", c"0"),
     (c"session_replication_role", c"origin"),
-    // A sweep that a crash undoes is done again.
+    // If a crash undoes a sweep, the next sweep does it again.
     (c"synchronous_commit", c"off"),
 ];
 
@@ -60,8 +65,8 @@ pub fn start(database: u32) -> Option<DynamicBackgroundWorker> {
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
     listen_to_signals();
-    // SAFETY: once, before any access; settings first, so that they win over the database's own. No user: the worker
-    // acts as the superuser that initdb made, as autovacuum does.
+    // SAFETY: called once, before any access to a database. Settings come first, so that they win over the database's own.
+    // Without a user the worker acts as the superuser that initdb made, as autovacuum does.
     unsafe {
         override_settings(OVERRIDES);
         let database = Oid::from(argument.value() as u32);
@@ -72,10 +77,7 @@ pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
     match catch(turn) {
         Ok(End::Absent) => _ = status::amend(database, Place::miss),
         Ok(End::Locked) => _ = status::change(database, |place| place.put_off(pg::now())),
-        Ok(End::Paused) => {
-            status::change(database, Place::pause);
-            status::save();
-        }
+        Ok(End::Paused) => _ = status::change(database, Place::pause),
         Ok(End::Finished) => finish(&name),
         Err(error) => fail(&name, &error),
     }
@@ -86,15 +88,15 @@ pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
 enum End {
     /// The extension is not in this database.
     Absent,
-    /// The table could not be had without waiting for somebody else.
+    /// Another session holds a lock on the table.
     Locked,
-    /// There is more to do, for another turn.
+    /// Time is up, and there is more to do for another worker.
     Paused,
     /// Nothing is left to do.
     Finished,
 }
 
-/// Notes that the sweep is through and, if it has removed anything, logs that.
+/// Records the end of the sweep. If it has removed anything, logs that.
 fn finish(database: &str) {
     let now = pg::now();
     let place = status::change(pg::database_oid(), |place| {
@@ -107,27 +109,15 @@ fn finish(database: &str) {
         let milliseconds = (now - place.last_start) / 1000;
         pgrx::log!("temptoken: swept database \"{database}\": {} rows in {milliseconds} ms", place.removed);
     }
-    if place.removed > 0 || place.failing {
-        status::save();
-    }
 }
 
-/// Notes that the sweep has failed, and logs that unless it had failed in the same way the time before.
+/// Records that the sweep has failed, and logs it unless the sweep before failed in the same way.
 fn fail(database: &str, error: &ErrorReportWithLevel) {
     let is_new = status::change(pg::database_oid(), |place| place.fail(pg::now(), error.message()));
     if is_new == Some(false) {
         return;
     }
-    status::save();
-    let message = format!("temptoken: sweeping database \"{database}\" failed: {}", error.message());
-    let mut report = ErrorReport::new(error.sql_error_code(), message, "sweep").set_hint(
-        "It is tried again at every interval (temptoken.sweep_interval), and not logged again as long as it fails in \
-         the same way. temptoken_sweep_status() shows how it stands.",
-    );
-    if let Some(detail) = error.detail() {
-        report = report.set_detail(detail);
-    }
-    report.report(PgLogLevel::WARNING);
+    log_failure(database, error.sql_error_code(), error.message(), error.detail());
 }
 
 /// Removes what has expired by now, in transactions of at most the batch size each, until none is left or time is up.
@@ -135,7 +125,8 @@ fn turn() -> End {
     let started = Instant::now();
     let mut sweep = tokens::Sweep::new(pg::now());
     loop {
-        let limit = settings::sweep_batch_size();
+        let (begun, batch_size) = (Instant::now(), settings::sweep_batch_size());
+        let limit = status::of(pg::database_oid()).map_or(batch_size, |place| place.batch(batch_size));
         let end = in_transaction(|| match store::lock_to_sweep() {
             Lock::Absent => Ok(Err(End::Absent)),
             Lock::Held => {
@@ -144,8 +135,8 @@ fn turn() -> End {
             }
             Lock::Taken(table) => {
                 begin();
-                // To the end of the transaction: what a deferred trigger does, it does with the rights of the table's
-                // owner, not of this process.
+                // Until the end of the transaction: deferred triggers run at commit, and are to have the rights of the
+                // table's owner, not those of this process.
                 match pg::become_owner(table) {
                     Ok(()) => Ok(Ok(sweep.step(limit)?)),
                     Err(TableGone) => Ok(Err(End::Absent)),
@@ -156,32 +147,29 @@ fn turn() -> End {
             Ok(removed) => removed,
             Err(end) => return end,
         };
-        let place = status::change(pg::database_oid(), |place| {
-            place.add(removed);
-            *place
-        });
+        status::change(pg::database_oid(), |place| place.add(removed, begun.elapsed() < FAST, batch_size));
         heed_signals();
         if removed < limit {
             return End::Finished;
         }
-        if started.elapsed() >= TIME_LIMIT || place.is_some_and(|place| place.stop) {
+        if started.elapsed() >= TIME_LIMIT || by_hand::is_told_to_stop(pg::database_oid()) {
             return End::Paused;
         }
     }
 }
 
-/// Notes that this process sweeps the database.
+/// Records that this process sweeps the database.
 fn begin() {
     let me = pg::pid();
     status::change(pg::database_oid(), |place| {
-        if place.worker != me {
+        if place.worker != Worker::Running(me) {
             place.begin(me, pg::now());
         }
     });
 }
 
-/// Runs `work` in a transaction of its own, seen as such in pg_stat_activity, its rows counted for autovacuum. An error
-/// ends the process.
+/// Runs `work` in a transaction of its own. The transaction shows in pg_stat_activity, and the rows that it removes in the
+/// statistics that autovacuum reads. An error leaves by longjmp.
 fn in_transaction<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
     // SAFETY: the order of calls that any background worker follows (test/modules/worker_spi). No frame from here to
     // the worker's main owns a destructor.

@@ -203,8 +203,13 @@ impl Cluster {
 
     /// Kills the postmaster, and leaves its processes to notice.
     pub fn kill_postmaster(&self) {
-        let pid = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
-        run(Command::new("kill").args(["-9", pid.lines().next().unwrap()]));
+        signal(&self.postmaster_pid(), "KILL");
+    }
+
+    /// The process id of the postmaster.
+    pub fn postmaster_pid(&self) -> String {
+        let file = fs::read_to_string(self.data().join("postmaster.pid")).unwrap();
+        file.lines().next().unwrap().to_owned()
     }
 
     /// Has the server read its configuration again.
@@ -346,6 +351,11 @@ pub fn sqlstate(client: &mut Client, sql: &str) -> String {
         Ok(_) => "ok".to_owned(),
         Err(error) => error.code().map_or_else(|| format!("{error:?}"), |code| code.code().to_owned()),
     }
+}
+
+/// Sends a process of the server a signal.
+pub fn signal(pid: &str, signal: &str) {
+    run(Command::new("kill").args([&format!("-{signal}"), pid]));
 }
 
 /// Says that a test is not run, and why, also where the output of a test that passes is not shown.

@@ -108,3 +108,17 @@ SELECT (public.temptoken_try_validate(public.temptoken_mint('files', '42', '1 ho
 
 DELETE FROM temptoken.temp_tokens;
 DELETE FROM temptoken.scopes;
+
+-- In a schema of its own, a grant brings what it takes to call the functions.
+DROP EXTENSION temptoken;
+CREATE SCHEMA regress_auth;
+CREATE ROLE regress_caller;
+CREATE EXTENSION temptoken SCHEMA regress_auth;
+SELECT regress_auth.temptoken_grant('regress_caller', 'validate');
+SET ROLE regress_caller;
+SELECT (regress_auth.temptoken_try_validate('x', 'GET', '/')).status;
+RESET ROLE;
+DROP EXTENSION temptoken;
+DROP SCHEMA regress_auth;
+DROP ROLE regress_caller;
+CREATE EXTENSION temptoken SCHEMA public;

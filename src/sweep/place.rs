@@ -1,0 +1,193 @@
+//! What is known of sweeping one database, and how that changes. Pure: no shared memory, no processes.
+//!
+//! A database has one row of this, a [`Place`], in the shared table of `status`. [`Worker`], one of its columns, is the state
+//! of the process that sweeps the database:
+//!
+//! ```text
+//!           expect               begin
+//!     None ────────▶ Expected ────────▶ Running
+//!       ▲               │                  │
+//!       └───────────────┴──────────────────┘
+//!   by the worker:   finish, pause, put_off, fail, miss
+//!   by the launcher: fail, when the worker ended without any of these; crash, after the server's crash
+//! ```
+
+use super::by_hand_state::{ByHand, State};
+
+/// The most bytes that are kept of an error message.
+const ERROR_MAX: usize = 240;
+
+/// When a worker was ended, the next one removes this many times fewer rows at once.
+const SHRINK: u64 = 10;
+
+const LOCKED: &str = "another session holds a lock on temptoken.temp_tokens";
+const CRASHED: &str = "the worker crashed, or the server did while it ran; this database is left alone for an interval";
+const CRASHED_BY_HAND: &str =
+    "the server crashed, perhaps because of the worker; this database is left alone for an interval";
+
+/// The process that sweeps a database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Worker {
+    None,
+    /// The launcher has registered it.
+    Expected,
+    /// It has the table. The pid.
+    Running(i32),
+}
+
+/// What is known of sweeping one database. Times are Unix microseconds, 0 for never. All zeros is a place that is free.
+#[derive(Clone, Copy)]
+pub struct Place {
+    pub database: u32,
+    pub by_hand: ByHand,
+    /// When the launcher that was started by hand begins its next round.
+    pub next_start: i64,
+    pub worker: Worker,
+    /// A sweep has begun, and has neither finished nor failed.
+    unfinished: bool,
+    /// There is more to do, for another worker in the same round.
+    pub paused: bool,
+    /// The last sweep found the table locked.
+    locked: bool,
+    pub last_start: i64,
+    pub last_finish: i64,
+    /// Rows that the sweep which began at `last_start` has removed, and all sweeps.
+    pub removed: u64,
+    pub removed_in_total: u64,
+    /// How many rows a transaction may remove here, when that is less than the setting; else 0.
+    batch: u64,
+    /// The last sweep has failed.
+    pub failing: bool,
+    /// When the database was last found to have crashed.
+    pub crashed_at: i64,
+    pub last_error_at: i64,
+    error: [u8; ERROR_MAX],
+    error_length: usize,
+}
+
+impl Place {
+    pub const FREE: Self = Self {
+        database: 0,
+        by_hand: ByHand::NONE,
+        next_start: 0,
+        worker: Worker::None,
+        unfinished: false,
+        paused: false,
+        locked: false,
+        last_start: 0,
+        last_finish: 0,
+        removed: 0,
+        removed_in_total: 0,
+        batch: 0,
+        failing: false,
+        crashed_at: 0,
+        last_error_at: 0,
+        error: [0; ERROR_MAX],
+        error_length: 0,
+    };
+
+    /// A place for `database`, of which nothing is known.
+    pub fn new(database: u32) -> Self {
+        Self { database, ..Self::FREE }
+    }
+
+    /// Whether nothing of ours runs for this database.
+    pub fn is_idle(&self) -> bool {
+        self.by_hand.state == State::None && self.worker == Worker::None
+    }
+
+    /// Whether a crash was so recent that the database is left alone in this round. `interval` in microseconds.
+    pub fn is_left_alone(&self, now: i64, interval: i64) -> bool {
+        // The round that begins an interval after the crash is not to miss it by a hair: clocks are not that exact. A clock
+        // that was set back ends the wait.
+        self.crashed_at != 0 && (0..interval / 10 * 9).contains(&(now - self.crashed_at))
+    }
+
+    /// The most rows that the next transaction may remove, where the setting is `batch_size`.
+    pub fn batch(&self, batch_size: u64) -> u64 {
+        if self.batch == 0 { batch_size } else { self.batch.min(batch_size) }
+    }
+
+    /// A worker is about to be registered.
+    pub fn expect(&mut self) {
+        (self.worker, self.paused) = (Worker::Expected, false);
+    }
+
+    /// A worker has the table. It begins a sweep, or goes on with one that was paused.
+    pub fn begin(&mut self, pid: i32, now: i64) {
+        if !self.unfinished {
+            (self.last_start, self.removed) = (now, 0);
+        }
+        (self.worker, self.unfinished) = (Worker::Running(pid), true);
+    }
+
+    /// The worker has removed this many rows, and committed that. `was_fast`: twice as many would have done no harm.
+    pub fn add(&mut self, rows: u64, was_fast: bool, batch_size: u64) {
+        self.removed += rows;
+        self.removed_in_total += rows;
+        if was_fast {
+            let doubled = self.batch.saturating_mul(2);
+            self.batch = if doubled < batch_size { doubled } else { 0 };
+        }
+    }
+
+    /// The worker leaves before the sweep is through.
+    pub fn pause(&mut self) {
+        (self.worker, self.paused) = (Worker::None, true);
+    }
+
+    /// The sweep is through.
+    pub fn finish(&mut self, now: i64) {
+        (self.worker, self.unfinished, self.locked, self.failing) = (Worker::None, false, false, false);
+        self.last_finish = now;
+    }
+
+    /// The table was locked, which is an error from the second time in a row.
+    pub fn put_off(&mut self, now: i64) {
+        if self.locked {
+            self.fail(now, LOCKED);
+        }
+        (self.worker, self.unfinished, self.locked) = (Worker::None, false, true);
+    }
+
+    /// The sweep has failed; whether it had not failed in the same way the time before.
+    pub fn fail(&mut self, now: i64, error: &str) -> bool {
+        let cut = (0..=error.len().min(ERROR_MAX)).rev().find(|at| error.is_char_boundary(*at)).unwrap_or(0);
+        let is_new = !self.failing || self.last_error() != &error.as_bytes()[..cut];
+        (self.worker, self.unfinished, self.failing, self.last_error_at) = (Worker::None, false, true, now);
+        self.error[..cut].copy_from_slice(&error.as_bytes()[..cut]);
+        self.error_length = cut;
+        is_new
+    }
+
+    /// The worker was ended because it took too long, as [`Self::fail`]. What it had removed in its last transaction is back:
+    /// the next worker tries fewer rows at once, in the same round unless it was one row already.
+    pub fn end_overdue(&mut self, now: i64, error: &str, batch_size: u64) -> bool {
+        let tried = self.batch(batch_size);
+        self.batch = (tried / SHRINK).max(1);
+        self.paused = tried > 1;
+        self.fail(now, error)
+    }
+
+    /// The server has crashed while a worker was here.
+    pub fn crash(&mut self, now: i64) {
+        let error = if self.by_hand.state == State::None { CRASHED } else { CRASHED_BY_HAND };
+        self.fail(now, error);
+        (self.crashed_at, self.paused) = (now, false);
+    }
+
+    /// The extension is not in this database. The place becomes free, which ends a launcher that was started by hand; but one
+    /// for which nothing was swept yet may have been started in the transaction that creates the extension.
+    pub fn miss(&mut self) {
+        self.worker = Worker::None;
+        if self.last_start != 0 || self.by_hand.state == State::None {
+            *self = Self::FREE;
+        }
+    }
+
+    /// The message of the last error; empty when there was none.
+    pub fn last_error(&self) -> &[u8] {
+        self.error.get(..self.error_length).unwrap_or_default()
+    }
+}

@@ -1,0 +1,253 @@
+//! Sweeping when a worker crashes or hangs: that database is left for later and says so, the others are swept on time.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::{
+    Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, signal, slow_down, text, value, wait_for, wait_until,
+};
+use postgres::Client;
+
+const START: &str = "SELECT temptoken_sweep_worker_start()";
+
+/// A trigger that kills the process which deletes a row.
+const CRASH: &str = "CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS $$
+                     BEGIN
+                         COPY (SELECT 1) TO PROGRAM 'kill -KILL $PPID';
+                         RETURN OLD;
+                     END $$;
+                     CREATE TRIGGER crash BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION crash()";
+
+/// Whether an expression over the columns of the status is true.
+fn holds(client: &mut Client, condition: &str) -> bool {
+    value(client, &format!("SELECT {condition} FROM temptoken_sweep_status()")).as_deref() == Some("t")
+}
+
+/// A new database with the extension and a scope.
+fn create(cluster: &Cluster, database: &str) -> Client {
+    cluster.connect("postgres").batch_execute(&format!("CREATE DATABASE {database}")).unwrap();
+    let mut client = cluster.connect(database);
+    client.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    text(&mut client, REGISTER);
+    client
+}
+
+fn crashes(cluster: &Cluster) -> usize {
+    cluster.log().matches("terminated by signal 9").count()
+}
+
+/// Two databases whose workers crash every time: two crashes an interval, and no more.
+#[test]
+fn a_database_whose_worker_crashes_is_left_alone_for_an_interval() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 5s"]);
+    text(&mut cluster.connect("postgres"), REGISTER);
+    for database in ["bad", "worse"] {
+        let mut client = create(&cluster, database);
+        client.batch_execute(CRASH).unwrap();
+        mint(&mut client, 3, "1 second");
+    }
+    wait_until("both have crashed", || crashes(&cluster) >= 2);
+    let (begun, before) = (Instant::now(), crashes(&cluster));
+    let mut swept = 0;
+    while begun.elapsed() < Duration::from_secs(11) {
+        std::thread::sleep(Duration::from_millis(50));
+        // The server may go down at any of these.
+        let Some(mut client) = cluster.try_connect("postgres") else { continue };
+        let has = |client: &mut Client, count: &str| {
+            let sql = "SELECT count(*)::text FROM temptoken.temp_tokens";
+            client.query_one(sql, &[]).is_ok_and(|row| row.get::<_, &str>(0) == count)
+        };
+        if has(&mut client, "0") {
+            swept += 1;
+            let _ = client.simple_query("SELECT temptoken_mint('files', '42', '1 millisecond')");
+        }
+    }
+    assert!(swept >= 2, "a database in which nothing is wrong is swept");
+    let crashes_then = crashes(&cluster) - before;
+    assert!((2..=6).contains(&crashes_then), "{crashes_then} crashes in two intervals");
+    cluster.configure(&["temptoken.sweep_interval = 1h"]);
+    cluster.reload();
+    for database in ["bad", "worse"] {
+        let mut client = wait_for("the server is back", || cluster.try_connect(database));
+        assert!(holds(&mut client, "last_error LIKE 'the worker crashed%left alone for an interval'"));
+        assert!(holds(&mut client, "worker = 'waiting' AND rows_waiting = 3"));
+        client.batch_execute("DROP TRIGGER crash ON temptoken.temp_tokens").unwrap();
+    }
+    cluster.configure(&["temptoken.sweep_interval = 1s"]);
+    cluster.reload();
+    for database in ["bad", "worse"] {
+        let mut client = cluster.connect(database);
+        wait_until("it is swept", || holds(&mut client, "rows_waiting = 0 AND last_finish > last_error_at"));
+    }
+}
+
+#[test]
+fn a_launcher_started_by_hand_waits_an_interval_after_a_crash() {
+    let cluster = Cluster::start(&["temptoken.sweep_interval = 5s"]);
+    let mut client = create(&cluster, "bad");
+    client.batch_execute(CRASH).unwrap();
+    mint(&mut client, 3, "1 millisecond");
+    assert_eq!(text(&mut client, START), "t");
+    wait_until("it has crashed", || crashes(&cluster) == 1);
+    let begun = Instant::now();
+    let mut client = wait_for("the server is back", || cluster.try_connect("bad"));
+    wait_until("the launcher is back", || holds(&mut client, "worker = 'waiting'"));
+    assert!(holds(&mut client, "last_error LIKE 'the server crashed%left alone for an interval'"));
+    drop(client);
+    wait_until("it has crashed again", || crashes(&cluster) == 2);
+    assert!(begun.elapsed() > Duration::from_secs(4), "{:?}", begun.elapsed());
+    let mut client = wait_for("the server is back", || cluster.try_connect("bad"));
+    client.batch_execute("DROP TRIGGER crash ON temptoken.temp_tokens").unwrap();
+    wait_until("it is swept", || has_tokens(&mut client, 0));
+}
+
+#[test]
+fn a_worker_that_hangs_is_ended_and_the_others_are_swept() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut postgres = cluster.connect("postgres");
+    text(&mut postgres, REGISTER);
+    let mut hangs = create(&cluster, "hangs");
+    slow_down(&mut hangs, 600.0);
+    mint(&mut hangs, 3, "1 millisecond");
+    busy_worker(&mut postgres);
+    for _ in 0..2 {
+        let begun = Instant::now();
+        mint(&mut postgres, 5, "1 millisecond");
+        wait_until("the other database is swept", || has_tokens(&mut postgres, 0));
+        assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
+    }
+    assert!(holds(&mut postgres, "last_error IS NULL"));
+    wait_until("that is known", || holds(&mut hangs, "last_error LIKE 'the worker was ended after 4 s%'"));
+    assert!(has_tokens(&mut hangs, 3));
+    let log = cluster.log();
+    assert_eq!(log.matches("sweeping database \"hangs\" failed: the worker was ended after 4 s").count(), 1, "{log}");
+    // DROP DATABASE waits five seconds for a worker.
+    drop(hangs);
+    busy_worker(&mut postgres);
+    postgres.batch_execute("DROP DATABASE hangs").unwrap();
+}
+
+/// A worker that cannot be ended, here because it is stopped, keeps its own database only.
+#[test]
+fn a_worker_that_does_not_end_is_left_behind() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut postgres = cluster.connect("postgres");
+    text(&mut postgres, REGISTER);
+    let mut hangs = create(&cluster, "hangs");
+    slow_down(&mut hangs, 600.0);
+    mint(&mut hangs, 3, "1 millisecond");
+    let worker = busy_worker(&mut postgres);
+    signal(&worker, "STOP");
+    for _ in 0..2 {
+        mint(&mut postgres, 5, "1 millisecond");
+        wait_until("the other database is swept", || has_tokens(&mut postgres, 0));
+    }
+    assert!(holds(
+        &mut hangs,
+        "worker = 'running' AND last_error LIKE 'the worker was told to end after 4 s, and has not%'"
+    ));
+    let workers = "SELECT count(*) FROM pg_stat_activity
+                   WHERE backend_type = 'temptoken sweep worker' AND datname = 'hangs'";
+    assert_eq!(text(&mut hangs, workers), "1", "no other is started there");
+    signal(&worker, "CONT");
+    hangs.batch_execute("DROP TRIGGER slow ON temptoken.temp_tokens").unwrap();
+    wait_until("it is swept too", || has_tokens(&mut hangs, 0));
+}
+
+/// More rows in a batch than a worker gets through in its time: smaller batches follow.
+#[test]
+fn a_batch_that_is_too_large_for_a_slow_trigger_shrinks() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    slow_down(&mut client, 0.02);
+    mint(&mut client, 300, "1 millisecond");
+    // Every launcher begins with a round.
+    let launcher = wait_for("the launcher runs", || value(&mut client, LAUNCHER));
+    text(&mut client, &format!("SELECT pg_terminate_backend({launcher})"));
+    wait_until("all are swept, in one round", || has_tokens(&mut client, 0));
+    wait_until("that is known", || holds(&mut client, "last_finish > last_error_at AND rows_removed_in_total = 300"));
+}
+
+/// The database of a launcher that ends while its worker hangs.
+#[test]
+fn a_worker_does_not_outlive_its_launcher() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    slow_down(&mut client, 600.0);
+    mint(&mut client, 3, "1 millisecond");
+    let worker = busy_worker(&mut client);
+    text(&mut client, &format!("SELECT pg_terminate_backend(({LAUNCHER}))"));
+    let gone = format!("SELECT count(*) FROM pg_stat_activity WHERE pid = {worker}");
+    let begun = Instant::now();
+    wait_until("it is gone", || text(&mut client, &gone) == "0");
+    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+}
+
+#[test]
+fn names_of_no_database_are_logged_once() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_databases = 'postgres, \"No such\"'"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let logged = |name: &str| cluster.log().matches(&format!("there is no database \"{name}\"")).count();
+    for _ in 0..3 {
+        mint(&mut client, 3, "1 millisecond");
+        wait_until("a round has been", || has_tokens(&mut client, 0));
+    }
+    assert_eq!((logged("No such"), logged("postgres")), (1, 0), "{}", cluster.log());
+    cluster.configure(&["temptoken.sweep_databases = 'postgres, \"No such\", other'"]);
+    cluster.reload();
+    wait_until("what is new is logged", || logged("other") == 1);
+    assert_eq!(logged("No such"), 2);
+}
+
+#[test]
+fn starting_and_stopping_say_what_a_restart_does() {
+    let cluster = Cluster::start(&[]);
+    drop(create(&cluster, "one"));
+    let say = |call: &str| {
+        let output = cluster.psql("one").args(["-A", "-t", "-c", call]).output().unwrap();
+        String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
+    };
+    let stop = "SELECT temptoken_sweep_worker_stop()";
+    for (call, answer, notice) in [
+        (stop, "f", "no sweep worker is running"),
+        (START, "t", "the sweep worker is started"),
+        (START, "f", "the sweep worker is running already"),
+        (stop, "t", "the sweep worker is stopped"),
+    ] {
+        let said = say(call);
+        assert!(said.starts_with(answer) && said.contains(&format!("NOTICE:  temptoken: {notice}")), "{said}");
+        assert!(said.contains("HINT:  A restart of the server"), "{said}");
+    }
+}
+
+/// The launcher is terminated before the session that starts it has looked whether it came: the session and the postmaster are
+/// stopped meanwhile.
+#[test]
+fn a_launcher_that_is_terminated_while_it_starts_is_started_all_the_same() {
+    let cluster = Cluster::start(&["temptoken.sweep_interval = 1s"]);
+    let mut starter = create(&cluster, "one");
+    let mut client = cluster.connect("one");
+    let session = text(&mut starter, "SELECT pg_backend_pid()");
+    let postmaster = cluster.postmaster_pid();
+    signal(&postmaster, "STOP");
+    let waiting =
+        format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {session} AND wait_event = 'BgWorkerStartup'");
+    let answer = std::thread::scope(|scope| {
+        let start = scope.spawn(|| text(&mut starter, START));
+        wait_until("it waits for the launcher", || value(&mut client, &waiting).is_some());
+        signal(&session, "STOP");
+        signal(&postmaster, "CONT");
+        let launcher = wait_for("the launcher runs", || value(&mut client, LAUNCHER));
+        text(&mut client, &format!("SELECT pg_terminate_backend({launcher})"));
+        wait_until("it is gone", || !std::path::Path::new(&format!("/proc/{launcher}")).exists());
+        signal(&session, "CONT");
+        start.join().unwrap()
+    });
+    assert_eq!(answer, "t");
+    mint(&mut client, 3, "1 millisecond");
+    wait_until("it comes back, and sweeps", || has_tokens(&mut client, 0));
+}
