@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::{Cluster, REGISTER, as_server_user, skipped, sqlstate, text, value};
+use common::{Cluster, REGISTER, as_server_user, pg_config, skipped, sqlstate, text, value};
 use postgres::Client;
 
 /// Every call that a token, or a part of one, could be passed to, wherever in it.
@@ -197,4 +197,68 @@ fn finding_tokens_can_be_cancelled() {
     let begun = std::time::Instant::now();
     assert_eq!(sqlstate(&mut client, "SELECT count(*) FROM temptoken_find_tokens(repeat('a_', 300000000))"), "57014");
     assert!(begun.elapsed() < common::PATIENCE, "{:?}", begun.elapsed());
+}
+
+/// What the README says of tokens that PostgreSQL itself writes to its log, and of the remedy for each.
+#[test]
+fn what_else_logs_a_token_has_the_remedy_that_is_said() {
+    if !std::path::Path::new(&pg_config("--pkglibdir")).join("auto_explain.so").exists() {
+        return skipped("the test of auto_explain: this PostgreSQL comes without it");
+    }
+    let cluster = Cluster::with_extension(&[
+        "temptoken.sweep_interval = 1h",
+        "session_preload_libraries = 'auto_explain'",
+        "auto_explain.log_min_duration = 0",
+        "auto_explain.log_verbose = on",
+        "auto_explain.log_nested_statements = on",
+        "log_parameter_max_length = 0",
+    ]);
+    let mut client = cluster.connect("postgres");
+    // From PostgreSQL 16 on it logs parameters too.
+    let has_setting = "SELECT count(*) FROM pg_settings WHERE name = 'auto_explain.log_parameter_max_length'";
+    if text(&mut client, has_setting) == "1" {
+        client.batch_execute("SET auto_explain.log_parameter_max_length = 0").unwrap();
+    }
+    text(&mut client, REGISTER);
+    text(&mut client, "SELECT temptoken_register_scope('once', ARRAY['GET /once'], '1 hour', max_uses => 1)");
+    let token = text(&mut client, "SELECT temptoken_mint('once', 'x', '1 hour')");
+    let secret = &token[35..];
+    let validate = client.prepare("SELECT (temptoken_validate($1, 'GET', '/once')).scope").unwrap();
+    // A plan shows the value of a bound parameter, unless it is one for all values.
+    client.batch_execute("SET plan_cache_mode = force_generic_plan").unwrap();
+    // Bound, a token stays out of the log: in an error of PostgreSQL's, and where each statement is explained.
+    client.batch_execute("BEGIN READ ONLY").unwrap();
+    let error = client.query(&validate, &[&token]).unwrap_err();
+    assert_eq!(error.code().unwrap().code(), "25006");
+    client.batch_execute("ROLLBACK").unwrap();
+    client.query(&validate, &[&token]).unwrap();
+    assert!(cluster.log().contains("Query Text: SELECT (temptoken_validate($1"), "{}", cluster.log());
+    assert!(cluster.log().contains("UPDATE temptoken.temp_tokens"), "what watches statements sees spends");
+    assert!(!cluster.log().contains(secret), "{}", cluster.log());
+    client.batch_execute("RESET plan_cache_mode").unwrap();
+    let peek = client.prepare("SELECT (temptoken_peek($1, 'GET', '/once')).scope").unwrap();
+    client.query(&peek, &[&token]).unwrap();
+    assert!(cluster.log().contains(secret), "as a value in a plan it is logged");
+    // As a literal it is logged.
+    let token = text(&mut client, "SELECT temptoken_mint('once', 'x', '1 hour')");
+    assert!(!cluster.log().contains(&token[35..]));
+    client.batch_execute("BEGIN READ ONLY").unwrap();
+    let literal = format!("SELECT (temptoken_delete('{token}'))");
+    assert_eq!(sqlstate(&mut client, &literal), "25006");
+    assert!(cluster.log().contains(&token[35..]));
+}
+
+/// Tokens that a query sorts are spilled to temporary files beyond work_mem, and not with enough of it.
+#[test]
+fn sorted_tokens_are_spilled_to_disk_unless_there_is_memory() {
+    for (work_mem, spilled) in [("64kB", true), ("64MB", false)] {
+        let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h", &format!("work_mem = '{work_mem}'")]);
+        let mut client = cluster.connect("postgres");
+        text(&mut client, REGISTER);
+        let ids = "ARRAY(SELECT i::text FROM generate_series(1, 20000) AS i)";
+        let sorted = format!("SELECT token FROM temptoken_mint_many('files', {ids}, '1 hour') ORDER BY token");
+        client.batch_execute(&format!("BEGIN; DECLARE c CURSOR FOR {sorted}")).unwrap();
+        let token = text(&mut client, "FETCH 1 FROM c");
+        assert_eq!(cluster.files_contain(&token.as_bytes()[35..]), spilled, "{work_mem}");
+    }
 }
