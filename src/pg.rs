@@ -419,7 +419,7 @@ impl<const LENGTH: usize> Set<LENGTH> {
                 hcxt: pg_sys::CurrentMemoryContext,
                 ..Default::default()
             };
-            Self(pg_sys::hash_create(c"temptoken set".as_ptr(), 256, &mut control, flags as c_int))
+            Self(pg_sys::hash_create(c"temptoken set".as_ptr(), 256, &raw mut control, flags as c_int))
         }
     }
 
