@@ -6,6 +6,8 @@
 //! Arguments are texts in the bytes of the database's encoding, whatever that is. No function is STRICT, so that every
 //! one sees NULL and decides.
 
+use std::fmt::Write as _;
+
 use pgrx::pg_sys::{self, Datum};
 
 use crate::errors::{self, Error, Refusal, answer};
@@ -335,10 +337,11 @@ fn outcomes(call: &Call<'_>, scope: Option<&[u8]>) -> Option<Datum> {
     let mut json = pg::Text::new(call);
     for (at, (name, count)) in counts.iter().enumerate() {
         json.push(if at == 0 { b"{" } else { b"," });
-        json.push(format!("\"{name}\": {count}").as_bytes());
+        // Writing to a palloc'd text fails by an error of PostgreSQL's only.
+        let _ = write!(json, "\"{name}\": {count}");
     }
     json.push(b"}");
-    Some(pg::jsonb(json.bytes()))
+    Some(pg::jsonb(&json))
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -362,6 +365,7 @@ fn sweep_state(_call: &Call<'_>) -> Answer {
     let time = |time: i64| (time != 0).then(|| pg::timestamptz(time));
     let rows = |rows: u64| Datum::from(rows as i64);
     let last_error = place.map(|place| place.last_error()).filter(|error| !error.is_empty());
+    let last_error = last_error.map(|error| pg::try_varlena(&pg::from_utf8(error))).transpose()?;
     Ok(Some(ROW.form(&[
         Some(pg::varlena(state.worker.as_bytes())),
         state.next_start.and_then(time),
@@ -369,7 +373,7 @@ fn sweep_state(_call: &Call<'_>) -> Answer {
         place.and_then(|place| time(place.last_finish)),
         place.map(|place| rows(place.removed)),
         place.map(|place| rows(place.removed_in_total)),
-        last_error.map(|error| pg::varlena(&pg::from_utf8(error))),
+        last_error,
         place.and_then(|place| time(place.last_error_at)),
         Some(Datum::from(state.preloaded)),
     ])))
@@ -411,28 +415,29 @@ fn authenticate(call: &Call<'_>) -> Answer {
 
 fn bind(row: &tokens::TokenRow<'_>) -> Result<(), Error> {
     identity::bind(Identity {
+        // First: fetching it may raise an error, which leaves by longjmp.
+        metadata: row.metadata.map(pg::to_raw).transpose()?,
         id: row.id,
         scope: pg::to_box(row.scope.bytes)?,
         resource_id: pg::to_box(row.resource_id.bytes)?,
-        metadata: row.metadata.map(pg::to_raw).transpose()?,
     });
     Ok(())
 }
 
 fn current_id(_call: &Call<'_>) -> Answer {
-    Ok(identity::current(|identity| pg::uuid(identity.id.as_bytes())))
+    Ok(identity::current(|identity| identity.id).map(|id| pg::uuid(id.as_bytes())))
 }
 
 fn current_scope(_call: &Call<'_>) -> Answer {
-    Ok(identity::current(|identity| pg::varlena(&identity.scope)))
+    Ok(identity::current(|identity| pg::try_varlena(&identity.scope)).transpose()?)
 }
 
 fn current_resource_id(_call: &Call<'_>) -> Answer {
-    Ok(identity::current(|identity| pg::varlena(&identity.resource_id)))
+    Ok(identity::current(|identity| pg::try_varlena(&identity.resource_id)).transpose()?)
 }
 
 fn current_metadata(_call: &Call<'_>) -> Answer {
-    Ok(identity::current(|identity| identity.metadata.as_deref().map(pg::from_raw)).flatten())
+    Ok(identity::current(|identity| identity.metadata.as_deref().map(pg::from_raw)).flatten().transpose()?)
 }
 
 fn pre_request(call: &Call<'_>) -> Answer {

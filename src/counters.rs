@@ -79,11 +79,11 @@ pub fn count(scope: Option<&[u8]>, refusal: Option<Refusal>) {
 }
 
 /// The counts of `scope`, by name of the outcome. `None` where nothing is counted.
-pub fn of(scope: Option<&[u8]>) -> Option<Vec<(&'static str, u64)>> {
+pub fn of(scope: Option<&[u8]>) -> Option<[(&'static str, u64); OUTCOMES.len()]> {
     table()?;
     let place = place(scope, false);
     let count = |at: usize| place.map_or(0, |place| place.counts[at].load(Ordering::Relaxed));
-    Some(OUTCOMES.iter().enumerate().map(|(at, name)| (*name, count(at))).collect())
+    Some(std::array::from_fn(|at| (OUTCOMES[at], count(at))))
 }
 
 fn table() -> Option<&'static Table> {

@@ -372,16 +372,20 @@ impl Error {
 
     /// Moves the error into the current memory context, so that the frame that throws it owns nothing.
     fn into_report(self) -> Report {
+        self.report().unwrap_or(Report::OUT_OF_MEMORY)
+    }
+
+    fn report(&self) -> Result<Report, OutOfMemory> {
         let prefix: &[u8] = if matches!(self.kind, Kind::Unauthorized) { b"" } else { b"temptoken: " };
         let message = [prefix, &self.message].concat();
         let detail = (!self.detail.is_empty()).then_some(self.detail.as_bytes());
         let entry = self.kind.entry();
-        Report {
+        Ok(Report {
             sqlstate: encode(entry.sqlstate),
-            message: pg::copy_to_cstring(&message),
-            detail: detail.map_or(std::ptr::null(), pg::copy_to_cstring),
+            message: pg::copy_to_cstring(&message)?,
+            detail: detail.map_or(Ok(std::ptr::null()), pg::copy_to_cstring)?,
             hint: if entry.hint.is_empty() { std::ptr::null() } else { entry.hint.as_ptr() },
-        }
+        })
     }
 }
 
@@ -413,12 +417,10 @@ pub fn warn_of_routes(name: &[u8], suspicions: &[Suspicion]) {
             hints.push(suspicion.kind.hint());
         }
     }
-    let report = Report {
-        sqlstate: encode(b"01000"),
-        message: pg::copy_to_cstring(message.as_bytes()),
-        detail: pg::copy_to_cstring(detail.join("\n").as_bytes()),
-        hint: pg::copy_to_cstring(hints.join(" ").as_bytes()),
-    };
+    let texts = [message, detail.join("\n"), hints.join(" ")].map(|text| pg::copy_to_cstring(text.as_bytes()));
+    // Where there is no memory for a warning there is none.
+    let [Ok(message), Ok(detail), Ok(hint)] = texts else { return };
+    let report = Report { sqlstate: encode(b"01000"), message, detail, hint };
     // SAFETY: a warning looks for a cancel once it is sent, and may leave by longjmp. The guard turns that into a panic,
     // which runs the destructors of the callers; between it and errfinish no frame has any.
     unsafe { pg_guard_ffi_boundary(|| report.send(pg_sys::elog::PgLogLevel::WARNING)) }
@@ -521,6 +523,14 @@ unsafe extern "C-unwind" {
 }
 
 impl Report {
+    /// The error of an error that there is no memory for.
+    const OUT_OF_MEMORY: Self = Self {
+        sqlstate: encode(b"53200"),
+        message: c"temptoken: out of memory".as_ptr(),
+        detail: std::ptr::null(),
+        hint: std::ptr::null(),
+    };
+
     /// Raises the error. Control leaves by longjmp.
     ///
     /// # Safety

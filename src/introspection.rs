@@ -2,6 +2,8 @@
 //!
 //! Lives here: the JSON of the response. May not come in here: how a token is found, or found active.
 
+use std::fmt::Write as _;
+
 use pgrx::pg_sys::Datum;
 
 use crate::pg::{self, Call, Text};
@@ -14,7 +16,7 @@ pub fn response(call: &Call<'_>, active: Option<&TokenRow<'_>>) -> Datum {
         None => json.push(br#"{"active": false}"#),
         Some(row) => describe(&mut json, row),
     }
-    pg::jsonb(json.bytes())
+    pg::jsonb(&json)
 }
 
 fn describe(json: &mut Text, row: &TokenRow<'_>) {
@@ -24,7 +26,8 @@ fn describe(json: &mut Text, row: &TokenRow<'_>) {
     quote(json, row.resource_id.bytes);
     // NumericDate (RFC 7519, section 2): seconds since 1970. Cut, so that neither lies in the future of what is meant.
     let [issued, expires] = [row.created_at, row.expires_at].map(|micros| micros.div_euclid(1_000_000));
-    json.push(format!(r#", "jti": "{}", "iat": {issued}, "exp": {expires}}}"#, row.id).as_bytes());
+    // Writing to a palloc'd text fails by an error of PostgreSQL's only.
+    let _ = write!(json, r#", "jti": "{}", "iat": {issued}, "exp": {expires}}}"#, row.id);
 }
 
 /// `text`, in the database's encoding, as a JSON string (RFC 8259, section 7). PostgreSQL's encodings for databases use
@@ -34,7 +37,7 @@ fn quote(json: &mut Text, text: &[u8]) {
     for byte in text {
         match byte {
             b'"' | b'\\' => json.push(&[b'\\', *byte]),
-            0..0x20 => json.push(format!("\\u{byte:04x}").as_bytes()),
+            0..0x20 => _ = write!(json, "\\u{byte:04x}"),
             _ => json.push(&[*byte]),
         }
     }

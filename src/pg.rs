@@ -302,17 +302,48 @@ pub fn varlena(bytes: &[u8]) -> Datum {
     }
 }
 
+/// As [`varlena`], where the calling frame owns something: no error leaves by longjmp.
+pub fn try_varlena(bytes: &[u8]) -> Result<Datum, OutOfMemory> {
+    // SAFETY: the header is written into the room for it.
+    unsafe {
+        let copy = try_copy_bytes(pg_sys::VARHDRSZ, bytes, 0)?;
+        pgrx::varlena::set_varsize_4b(copy.cast(), (pg_sys::VARHDRSZ + bytes.len()) as i32);
+        Ok(Datum::from(copy))
+    }
+}
+
 /// A copy of `bytes`, palloc'd, with so many bytes of room before and after it.
 ///
 /// # Safety
 /// The room is written before it is read.
 unsafe fn copy_bytes(before: usize, bytes: &[u8], after: usize) -> *mut u8 {
     // SAFETY: palloc gives as many bytes, aligned for any type, or raises an error.
-    unsafe {
-        let copy = palloc(before + bytes.len() + after).cast::<u8>();
-        ptr::copy_nonoverlapping(bytes.as_ptr(), copy.add(before), bytes.len());
-        copy
+    unsafe { copy_to(palloc(before + bytes.len() + after).cast(), before, bytes) }
+}
+
+/// As [`copy_bytes`], where the calling frame owns something: no error leaves by longjmp.
+///
+/// # Safety
+/// As of [`copy_bytes`].
+unsafe fn try_copy_bytes(before: usize, bytes: &[u8], after: usize) -> Result<*mut u8, OutOfMemory> {
+    let size = before + bytes.len() + after;
+    // PostgreSQL's limit for a value (utils/memutils.h, MaxAllocSize).
+    if size > 0x3fff_ffff {
+        return Err(OutOfMemory);
     }
+    // SAFETY: palloc_extended gives as many bytes, aligned for any type, or NULL.
+    unsafe {
+        let room = palloc_extended(size, pg_sys::MCXT_ALLOC_NO_OOM as c_int).cast();
+        if ptr::null() == room { Err(OutOfMemory) } else { Ok(copy_to(room, before, bytes)) }
+    }
+}
+
+/// # Safety
+/// `room` has room for `bytes`, and as many as that `before` them.
+unsafe fn copy_to(room: *mut u8, before: usize, bytes: &[u8]) -> *mut u8 {
+    // SAFETY: by the caller's promise.
+    unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), room.add(before), bytes.len()) };
+    room
 }
 
 /// A copy of a jsonb or other varlena value on Rust's heap, header included, as [`from_raw`] takes it.
@@ -338,23 +369,24 @@ pub fn to_box(bytes: &[u8]) -> Result<Box<[u8]>, OutOfMemory> {
 }
 
 /// A varlena value of the bytes that [`to_raw`] gave, palloc'd.
-pub fn from_raw(bytes: &[u8]) -> Datum {
+pub fn from_raw(bytes: &[u8]) -> Result<Datum, OutOfMemory> {
     // SAFETY: there is no room to be written.
-    unsafe { Datum::from(copy_bytes(0, bytes, 0)) }
+    unsafe { try_copy_bytes(0, bytes, 0).map(Datum::from) }
 }
 
 /// The jsonb that `text`, in the database's encoding, stands for; 22P02 when it is no JSON.
-pub fn jsonb(text: &[u8]) -> Datum {
-    // SAFETY: jsonb_in takes a C string.
+pub fn jsonb(text: &Text) -> Datum {
+    // SAFETY: jsonb_in takes a C string, which a StringInfo's text is (lib/stringinfo.h).
     unsafe {
-        let argument = Some(Datum::from(copy_to_cstring(text)));
+        let argument = Some(Datum::from(text.0.data));
         pgrx::fcinfo::direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]).unwrap_or(Datum::from(0))
     }
 }
 
 /// A uuid of `bytes`, palloc'd.
 pub fn uuid(bytes: &[u8; 16]) -> Datum {
-    from_raw(bytes)
+    // SAFETY: there is no room to be written.
+    unsafe { Datum::from(copy_bytes(0, bytes, 0)) }
 }
 
 /// A list of these values, palloc'd: it needs no destructor.
@@ -396,11 +428,12 @@ impl Text {
         // SAFETY: the structure was filled in; a length past the limit is an error before anything is copied.
         unsafe { appendBinaryStringInfo(&mut self.0, bytes.as_ptr().cast(), length) };
     }
+}
 
-    /// What was appended.
-    pub fn bytes(&self) -> &[u8] {
-        // SAFETY: `len` bytes have been written.
-        unsafe { std::slice::from_raw_parts(self.0.data.cast(), self.0.len as usize) }
+impl std::fmt::Write for Text {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
     }
 }
 
@@ -454,12 +487,12 @@ pub enum ElementType {
 }
 
 /// `bytes` as a C string, palloc'd. They come from SQL values and constants, so none of them is NUL.
-pub fn copy_to_cstring(bytes: &[u8]) -> *const c_char {
+pub fn copy_to_cstring(bytes: &[u8]) -> Result<*const c_char, OutOfMemory> {
     // SAFETY: the NUL is written into the room for it.
     unsafe {
-        let copy = copy_bytes(0, bytes, 1);
+        let copy = try_copy_bytes(0, bytes, 1)?;
         copy.add(bytes.len()).write(0);
-        copy.cast()
+        Ok(copy.cast_const().cast())
     }
 }
 
@@ -1360,20 +1393,20 @@ pub fn subtransaction_id() -> pg_sys::SubTransactionId {
 }
 
 /// A copy of `bytes` in the call's memory.
-pub fn keep<'call>(_call: &Call<'call>, bytes: &[u8]) -> &'call [u8] {
+pub fn keep<'call>(_call: &Call<'call>, bytes: &[u8]) -> Result<&'call [u8], OutOfMemory> {
     // SAFETY: there is no room to be written; the copy lives as long as the call.
-    unsafe { std::slice::from_raw_parts(copy_bytes(0, bytes, 0), bytes.len()) }
+    unsafe { Ok(std::slice::from_raw_parts(try_copy_bytes(0, bytes, 0)?, bytes.len())) }
 }
 
 /// The value of a setting that may not exist. Empty, which is what a setting of a past transaction leaves, is `None`.
-pub fn setting<'call>(call: &Call<'call>, name: &CStr) -> Option<&'call [u8]> {
+pub fn setting<'call>(call: &Call<'call>, name: &CStr) -> Result<Option<&'call [u8]>, OutOfMemory> {
     // SAFETY: the value is a C string that is good until the setting changes: it is copied into the call's memory.
     unsafe {
         let value = pg_sys::GetConfigOption(name.as_ptr(), true, false);
         if value.is_null() || *value == 0 {
-            return None;
+            return Ok(None);
         }
-        Some(keep(call, CStr::from_ptr(value).to_bytes()))
+        keep(call, CStr::from_ptr(value).to_bytes()).map(Some)
     }
 }
 

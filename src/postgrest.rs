@@ -20,25 +20,27 @@ const HEADERS_MAX: usize = 1 << 20;
 
 /// Reads the request of this transaction.
 pub fn request<'call>(call: &Call<'call>) -> Result<Request<'call>, Error> {
-    let token = match pg::setting(call, c"request.headers") {
+    let token = match pg::setting(call, c"request.headers")? {
         Some(headers) if headers.len() > HEADERS_MAX => return Err(Error::unauthorized()),
-        Some(headers) => token(call, headers),
+        Some(headers) => token(call, headers)?,
         None => None,
     };
-    Ok(Request { token, method: pg::setting(call, c"request.method"), path: pg::setting(call, c"request.path") })
+    Ok(Request { token, method: pg::setting(call, c"request.method")?, path: pg::setting(call, c"request.path")? })
 }
 
 /// The token in `headers`, a JSON object of lower-case names: the value of the header that the setting names, else what
 /// follows `Bearer` in Authorization, where that looks like a token and not like one of PostgREST's own.
-fn token<'call>(call: &Call<'call>, headers: &[u8]) -> Option<&'call [u8]> {
+fn token<'call>(call: &Call<'call>, headers: &[u8]) -> Result<Option<&'call [u8]>, Error> {
     let named = settings::token_header().to_string_lossy().to_ascii_lowercase();
     let found = Headers { named: &named };
-    let (named_value, authorization) = serde_json::Deserializer::from_slice(headers).deserialize_map(found).ok()?;
-    let token = match &named_value {
-        Some(token) => token,
-        None => bearer(authorization.as_deref()?)?,
+    let picked = serde_json::Deserializer::from_slice(headers).deserialize_map(found);
+    let Ok((named_value, authorization)) = picked else { return Ok(None) };
+    let token = match (&named_value, &authorization) {
+        (Some(token), _) => Some(token.as_str()),
+        (None, Some(authorization)) => bearer(authorization),
+        (None, None) => None,
     };
-    Some(pg::keep(call, token.as_bytes()))
+    Ok(token.map(|token| pg::keep(call, token.as_bytes())).transpose()?)
 }
 
 /// Picks two headers out of the JSON object: the one that is `named`, and Authorization. Nothing else is kept.
