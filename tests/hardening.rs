@@ -168,7 +168,7 @@ fn a_backend_without_memory_says_so_and_the_server_goes_on() {
         for call in calls {
             let mut poor = cluster.connect("postgres");
             // What a session loads once is loaded before.
-            text(&mut poor, "SELECT (temptoken_peek('x', 'GET', '/')).status");
+            text(&mut poor, "SELECT (temptoken_peek('x', 'GET', '/')).status FROM temptoken_sweep_status()");
             let pid = text(&mut poor, "SELECT pg_backend_pid()");
             let limit = address_space(&pid) + megabytes * 1_000_000;
             let set = as_server_user("prlimit").args(["--pid", &pid, &format!("--as={limit}")]).output().unwrap();

@@ -234,8 +234,10 @@ fn a_launcher_that_is_terminated_while_it_starts_is_started_all_the_same() {
     let session = text(&mut starter, "SELECT pg_backend_pid()");
     let postmaster = cluster.postmaster_pid();
     signal(&postmaster, "STOP");
-    let waiting =
-        format!("SELECT wait_event FROM pg_stat_activity WHERE pid = {session} AND wait_event = 'BgWorkerStartup'");
+    // Its name is written in another way from PostgreSQL 17 on.
+    let waiting = format!(
+        "SELECT wait_event FROM pg_stat_activity WHERE pid = {session} AND lower(wait_event) = 'bgworkerstartup'"
+    );
     let answer = std::thread::scope(|scope| {
         let start = scope.spawn(|| text(&mut starter, START));
         wait_until("it waits for the launcher", || value(&mut client, &waiting).is_some());
