@@ -333,8 +333,8 @@ unsafe fn try_copy_bytes(before: usize, bytes: &[u8], after: usize) -> Result<*m
     }
     // SAFETY: palloc_extended gives as many bytes, aligned for any type, or NULL.
     unsafe {
-        let room = palloc_extended(size, pg_sys::MCXT_ALLOC_NO_OOM as c_int).cast();
-        if ptr::null() == room { Err(OutOfMemory) } else { Ok(copy_to(room, before, bytes)) }
+        let room = palloc_extended(size, pg_sys::MCXT_ALLOC_NO_OOM as c_int).cast::<u8>();
+        if room.is_null() { Err(OutOfMemory) } else { Ok(copy_to(room, before, bytes)) }
     }
 }
 
