@@ -54,6 +54,7 @@ enum Kind {
     RepeatedResourceId,
     OutOfMemory,
     TemporaryTable,
+    UntrustedFunction,
     TooManyResourceIds,
     NoRandomness,
     TablesMissing,
@@ -161,6 +162,13 @@ impl Kind {
                 "code on the extension's tables names a temporary table of this session",
                 c"Triggers, rules and constraints on the tables of schema temptoken must qualify what they name, such as \
                   public.audit_log.",
+            ),
+            Self::UntrustedFunction => row(
+                "insufficient_privilege",
+                b"42501",
+                "code on the extension's tables calls a function of a role that is neither their owner nor a superuser",
+                c"Whoever owns that function would act as the tables' owner. Give it to the owner or a superuser \
+                  (ALTER FUNCTION ... OWNER TO), make it SECURITY DEFINER, or qualify the name that found it.",
             ),
             Self::TooManyResourceIds => row(
                 "program_limit_exceeded",
@@ -314,6 +322,11 @@ impl Error {
     /// Code of the owner's on our tables names a temporary table that is not the owner's.
     pub fn temporary_table() -> Self {
         Self::new(Kind::TemporaryTable)
+    }
+
+    /// Code of the owner's on our tables calls a function that somebody else has written.
+    pub fn untrusted_function() -> Self {
+        Self::new(Kind::UntrustedFunction)
     }
 
     /// The trigger function is called in another way than as an AFTER ROW trigger of DELETE or UPDATE.

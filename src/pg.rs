@@ -1729,22 +1729,85 @@ unsafe fn lock_and_get_owner(relation: Oid, lock: pg_sys::LOCKMODE) -> Result<Oi
 /// Raises an error, and does not return.
 type Raise = unsafe fn() -> !;
 
-static REFUSE_TEMPORARY_TABLE: OnceLock<Raise> = OnceLock::new();
-static NEXT_HOOK: OnceLock<pg_sys::ExecutorCheckPerms_hook_type> = OnceLock::new();
+/// What is refused while we act as the owner of a table.
+pub struct Guard {
+    /// A statement names a temporary table of somebody else's. No search path hides pg_temp: where code of the owner's names
+    /// a table that is not qualified and is not there, the caller's temporary table of that name is found, with the caller's
+    /// triggers.
+    pub refuse_temporary_table: Raise,
+    /// A function is called that somebody has written who is neither that owner nor a superuser. The planner computes
+    /// constants before a statement's tables are looked at: a default of the caller's temporary table, for one.
+    pub refuse_function: Raise,
+}
 
-/// Has `refuse` called, once a process is set up, for every statement which runs while we act as the owner of a table and
-/// names a temporary table of somebody else's. No search path hides pg_temp: where code of the owner's names a table that
-/// is not qualified and is not there, the caller's temporary table of that name is found, with the caller's triggers.
-///
-/// `refuse` is called where an error leaves by longjmp.
-pub fn guard_owner(refuse: Raise) {
-    if REFUSE_TEMPORARY_TABLE.set(refuse).is_ok() {
+static GUARD: OnceLock<Guard> = OnceLock::new();
+static NEXT_PERMISSIONS: OnceLock<pg_sys::ExecutorCheckPerms_hook_type> = OnceLock::new();
+static NEXT_ACCESS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
+
+/// Has `guard` refuse, once a process is set up, where an error leaves by longjmp.
+pub fn guard_owner(guard: Guard) {
+    if GUARD.set(guard).is_ok() {
         // SAFETY: when the library is loaded, once a process, as every extension does it.
         unsafe {
-            _ = NEXT_HOOK.set(pg_sys::ExecutorCheckPerms_hook);
+            _ = NEXT_PERMISSIONS.set(pg_sys::ExecutorCheckPerms_hook);
             pg_sys::ExecutorCheckPerms_hook = Some(check_permissions);
+            _ = NEXT_ACCESS.set(pg_sys::object_access_hook);
+            pg_sys::object_access_hook = Some(check_access);
         }
     }
+}
+
+unsafe extern "C-unwind" fn check_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: Oid,
+    object: Oid,
+    part: c_int,
+    argument: *mut c_void,
+) {
+    // SAFETY: PostgreSQL says what is accessed, to us and to whoever comes after us.
+    unsafe {
+        if access == pg_sys::ObjectAccessType::OAT_FUNCTION_EXECUTE
+            && acting_as_owner().is_some_and(|owner| !is_trusted(object, owner))
+        {
+            GUARD.get().inspect(|guard| (guard.refuse_function)());
+        }
+        if let Some(next) = NEXT_ACCESS.get().copied().flatten() {
+            next(access, class, object, part, argument);
+        }
+    }
+}
+
+/// Whether `function` may run with the rights of `owner`: PostgreSQL's own, one in C, which takes a superuser to make, one
+/// that runs with other rights, or one of the owner's or of a superuser's.
+///
+/// # Safety
+/// Within a transaction, where errors may leave by longjmp.
+unsafe fn is_trusted(function: Oid, owner: Oid) -> bool {
+    /// internal and c (catalog/pg_language.dat).
+    const LANGUAGES: [u32; 2] = [12, 13];
+    if function.to_u32() < pg_sys::FirstNormalObjectId {
+        return true;
+    }
+    // SAFETY: the cached entry is held while it is read.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::PROCOID as c_int, function.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let entry = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_proc>();
+        let by = entry.proowner;
+        let is_trusted = by == owner || entry.prosecdef || LANGUAGES.contains(&entry.prolang.to_u32());
+        pg_sys::ReleaseSysCache(tuple);
+        is_trusted || pg_sys::superuser_arg(by)
+    }
+}
+
+/// The role that we act as, while we act as the owner of a table.
+fn acting_as_owner() -> Option<Oid> {
+    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    // SAFETY: reads variables of the backend.
+    unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
+    (context & ACTING_AS_OWNER != 0).then_some(user)
 }
 
 #[cfg(feature = "pg15")]
@@ -1752,7 +1815,7 @@ unsafe extern "C-unwind" fn check_permissions(tables: *mut pg_sys::List, is_to_r
     // SAFETY: PostgreSQL passes a statement's range table, to us and to whoever comes after us.
     unsafe {
         refuse_temporary_tables(tables);
-        NEXT_HOOK.get().copied().flatten().is_none_or(|next| next(tables, is_to_raise))
+        NEXT_PERMISSIONS.get().copied().flatten().is_none_or(|next| next(tables, is_to_raise))
     }
 }
 
@@ -1765,26 +1828,25 @@ unsafe extern "C-unwind" fn check_permissions(
     // SAFETY: PostgreSQL passes a statement's range table, to us and to whoever comes after us.
     unsafe {
         refuse_temporary_tables(tables);
-        NEXT_HOOK.get().copied().flatten().is_none_or(|next| next(tables, permissions, is_to_raise))
+        NEXT_PERMISSIONS.get().copied().flatten().is_none_or(|next| next(tables, permissions, is_to_raise))
     }
 }
 
 /// # Safety
 /// `tables` is a statement's range table; errors may leave by longjmp.
 unsafe fn refuse_temporary_tables(tables: *mut pg_sys::List) {
-    let (mut user, mut context) = (pg_sys::InvalidOid, 0);
+    let Some(user) = acting_as_owner() else { return };
+    if tables.is_null() {
+        return;
+    }
     // SAFETY: a list has as many cells as it says; each of a range table is an entry. A relation that is named in a
     // statement which is about to run is locked, so that its entry in pg_class is there.
     unsafe {
-        pg_sys::GetUserIdAndSecContext(&mut user, &mut context);
-        if context & ACTING_AS_OWNER == 0 || tables.is_null() {
-            return;
-        }
         for at in 0..(*tables).length as usize {
             let entry = (*(*tables).elements.add(at)).ptr_value.cast::<pg_sys::RangeTblEntry>();
             let relation = (*entry).relid;
             if relation != pg_sys::InvalidOid && is_temporary_of_another(relation, user) {
-                REFUSE_TEMPORARY_TABLE.get().inspect(|refuse| refuse());
+                GUARD.get().inspect(|guard| (guard.refuse_temporary_table)());
             }
         }
     }

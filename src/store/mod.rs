@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use crate::errors::{Error, raise};
-use crate::pg::{self, TableGone};
+use crate::pg::{self, Guard, TableGone};
 
 const EXTENSION: &CStr = c"temptoken";
 const SCHEMA: &CStr = c"temptoken";
@@ -84,7 +84,7 @@ impl Table {
 /// Has the caches emptied by invalidation, and what runs as the tables' owner guarded, once a process.
 pub fn watch() {
     pg::on_relation_invalidation(forget);
-    pg::guard_owner(refuse_temporary_table);
+    pg::guard_owner(Guard { refuse_temporary_table, refuse_function });
 }
 
 /// # Safety
@@ -92,6 +92,13 @@ pub fn watch() {
 unsafe fn refuse_temporary_table() -> ! {
     // SAFETY: by the caller's promise.
     unsafe { raise(Error::temporary_table()) }
+}
+
+/// # Safety
+/// As of [`raise`].
+unsafe fn refuse_function() -> ! {
+    // SAFETY: by the caller's promise.
+    unsafe { raise(Error::untrusted_function()) }
 }
 
 /// Called by PostgreSQL, at any moment at which it takes note of changes: it may only count.

@@ -145,6 +145,62 @@ END $$;
 SELECT public.regress_mint_as_thief();
 DROP VIEW pg_temp.audit_log;
 SELECT count(*) AS stolen FROM public.stolen;
+-- What the planner computes before it looks at a statement's tables is not the thief's either: the default of a temporary
+-- table, a temporary domain's check, a view of constants.
+SET ROLE regress_thief;
+CREATE FUNCTION regress_thief.constant() RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    PERFORM regress_thief.called('planner');
+    RETURN current_user;
+END $$;
+CREATE FUNCTION regress_thief.checked(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    RETURN regress_thief.called('domain');
+END $$;
+CREATE TEMP TABLE audit_log (operation text, acting text DEFAULT regress_thief.constant());
+GRANT ALL ON audit_log TO PUBLIC;
+CREATE DOMAIN pg_temp.audited AS text CHECK (regress_thief.checked(VALUE));
+RESET ROLE;
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit_log (operation) VALUES (TG_OP);
+    RETURN NULL;
+END $$;
+SELECT public.regress_mint_as_thief();
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM 'x'::audited;
+    RETURN NULL;
+END $$;
+SELECT public.regress_mint_as_thief();
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    operation text := TG_OP::audited;
+BEGIN
+    RETURN NULL;
+END $$;
+SELECT public.regress_mint_as_thief();
+SET ROLE regress_thief;
+DROP TABLE pg_temp.audit_log;
+CREATE TEMP VIEW audit_log AS SELECT 'x'::text AS operation WHERE regress_thief.constant() = 'x';
+GRANT ALL ON audit_log TO PUBLIC;
+RESET ROLE;
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM count(*) FROM audit_log;
+    RETURN NULL;
+END $$;
+SELECT public.regress_mint_as_thief();
+DROP VIEW pg_temp.audit_log;
+DROP DOMAIN pg_temp.audited;
+-- A function of the thief's, where the administrator has put it in the way.
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM regress_thief.called('by name');
+    RETURN NULL;
+END $$;
+SELECT public.regress_mint_as_thief();
+SELECT count(*) AS stolen FROM public.stolen;
 -- The owner's own temporary table is the owner's.
 CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
