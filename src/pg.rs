@@ -639,6 +639,12 @@ pub struct Bytes<'a> {
 }
 
 impl<'a> Tuple<'a> {
+    /// Whether this transaction has written the row, and may still roll it back.
+    pub fn is_of_this_transaction(&self) -> bool {
+        // SAFETY: the tuple has a header, of which copies have the writer too.
+        unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*self.tuple).t_data).t_choice.t_heap.t_xmin) }
+    }
+
     /// Column `number`, from 1, whatever its type. `None` for NULL.
     pub fn datum(&self, number: usize) -> Option<Datum> {
         let at = number - 1;

@@ -11,8 +11,8 @@ use rustc_hash::FxBuildHasher;
 
 use super::{GENERATION, SCOPES};
 use crate::errors::Error;
-use crate::pg::{self, Call, Key, Statement, Tuple};
-use crate::scope::{Scope, ScopeRow};
+use crate::pg::{self, Call, Key, OutOfMemory, Statement, Tuple};
+use crate::scope::{Problem, Scope, ScopeRow};
 
 /// The types of the columns, in order (sql/tables.sql).
 pub(super) const COLUMNS: &[Oid] = &[
@@ -65,10 +65,19 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
         return Ok(Some(answer));
     }
     let (generation, row) = find(call, name)?;
-    // A row that breaks a rule (its constraint was dropped) authorizes nothing: as if it were not there.
-    let Some(scope) = row.and_then(|tuple| Scope::new(&scope_row(&tuple)).ok()) else { return Ok(None) };
+    let Some(row) = row else { return Ok(None) };
+    let scope = match Scope::new(&scope_row(&row)) {
+        Ok(scope) => scope,
+        Err(Problem::OutOfMemory) => return Err(OutOfMemory.into()),
+        // A row that breaks a rule (its constraint was dropped) authorizes nothing: as if it were not there.
+        Err(_) => return Ok(None),
+    };
     let answer = ask(&scope);
-    keep(generation, scope)?;
+    // Until this transaction commits, its own rows are read each time. Its rollback would not empty the cache of one that was
+    // read before the trigger on scopes could announce it.
+    if !row.is_of_this_transaction() {
+        keep(generation, scope)?;
+    }
     Ok(Some(answer))
 }
 

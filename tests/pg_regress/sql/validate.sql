@@ -129,3 +129,23 @@ SELECT (public.temptoken_try_validate(:'once', 'POST', '/r/2')).status;
 
 DELETE FROM temptoken.temp_tokens;
 DELETE FROM temptoken.scopes;
+
+-- A change of a scope that is rolled back before it was announced leaves nothing of it in memory.
+SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}', replace => true);
+SELECT public.temptoken_mint('files', '77', '1 hour') AS token \gset
+CREATE FUNCTION public.regress_probe() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM public.temptoken_mint(NEW.name, 'probe', '1 second');
+    RAISE EXCEPTION 'not this one' USING ERRCODE = 'AB123';
+END $$;
+-- Before scopes_changed, by name.
+CREATE TRIGGER probe AFTER INSERT OR UPDATE ON temptoken.scopes FOR EACH ROW EXECUTE FUNCTION public.regress_probe();
+\set VERBOSITY sqlstate
+SELECT public.temptoken_register_scope('files', ARRAY['GET /admin/{id}'], '1 hour', '{id}', replace => true);
+\set VERBOSITY default
+SELECT (public.temptoken_try_validate(:'token', 'GET', '/admin/77')).status AS admin,
+       (public.temptoken_try_validate(:'token', 'GET', '/files/77')).status AS files;
+DROP TRIGGER probe ON temptoken.scopes;
+DROP FUNCTION public.regress_probe;
+DELETE FROM temptoken.temp_tokens;
+DELETE FROM temptoken.scopes;
