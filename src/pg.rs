@@ -1672,7 +1672,11 @@ unsafe fn as_user<R>(user: Oid, work: impl FnOnce() -> R) -> R {
     // SAFETY: by the caller's promise.
     unsafe {
         pg_sys::GetUserIdAndSecContext(&mut caller, &mut context);
-        pg_sys::SetUserIdAndSecContext(user, context | flags);
+        // An owner who is no superuser must not get at the caller's rights either: by a held cursor or a deferred trigger,
+        // which would run when the transaction commits.
+        let is_to_restrict = user != caller && !pg_sys::superuser_arg(user);
+        let restriction = if is_to_restrict { pg_sys::SECURITY_RESTRICTED_OPERATION as c_int } else { 0 };
+        pg_sys::SetUserIdAndSecContext(user, context | flags | restriction);
         let level = pg_sys::NewGUCNestLevel();
         set_owner_search_path();
         let result = work();

@@ -289,6 +289,22 @@ ALTER TABLE temptoken.temp_tokens OWNER TO regress_owner;
 SELECT scope, live FROM public.temptoken_stats() ORDER BY scope;
 REVOKE SELECT ON temptoken.temp_tokens FROM regress_owner;
 SELECT scope, live FROM public.temptoken_stats() ORDER BY scope;
+GRANT SELECT ON temptoken.temp_tokens TO regress_owner;
+-- Nor does the owner's code get at the rights of whoever calls: nothing of it is left to run when the transaction commits.
+CREATE FUNCTION public.regress_hold() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'DECLARE held CURSOR WITH HOLD FOR SELECT current_user';
+    RETURN NULL;
+END $$;
+ALTER FUNCTION public.regress_hold() OWNER TO regress_owner;
+CREATE TRIGGER hold AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.regress_hold();
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+DROP TRIGGER hold ON temptoken.temp_tokens;
+CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON temptoken.temp_tokens DEFERRABLE INITIALLY DEFERRED
+    FOR EACH ROW EXECUTE FUNCTION public.regress_hold();
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+DROP TRIGGER hold ON temptoken.temp_tokens;
+DROP FUNCTION public.regress_hold();
 ALTER TABLE temptoken.temp_tokens OWNER TO postgres;
 
 SET client_min_messages = warning;
