@@ -72,7 +72,7 @@ fn an_ordinary_user_cannot_change_a_setting() {
         let mut client = cluster.connect("postgres");
         client.batch_execute("CREATE EXTENSION temptoken; CREATE ROLE ordinary LOGIN").unwrap();
         text(&mut client, REGISTER);
-        text(&mut client, "SELECT temptoken_grant('ordinary', 'issue')");
+        value(&mut client, "SELECT temptoken_grant('ordinary', 'issue')");
         let mint = "SELECT temptoken_mint('files', '42', '1 hour')";
         let mut ordinary = cluster.connect_as("ordinary", "postgres");
         // Where the name is not known yet, it may be set, and is set back when the library is loaded.

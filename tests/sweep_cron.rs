@@ -110,8 +110,8 @@ fn only_a_job_that_sweeps_this_database_for_certain_counts() {
         )
         .unwrap();
     client.batch_execute("CREATE DATABASE other").unwrap();
-    text(&mut client, "SELECT temptoken_grant('manager', 'manage')");
-    text(&mut client, "SELECT temptoken_grant('owner', 'manage')");
+    value(&mut client, "SELECT temptoken_grant('manager', 'manage')");
+    value(&mut client, "SELECT temptoken_grant('owner', 'manage')");
     let ours = "SELECT public.temptoken_delete_expired(pg_catalog.clock_timestamp())";
     let mut manager = cluster.connect_as("manager", "postgres");
     text(&mut manager, SCHEDULE);
