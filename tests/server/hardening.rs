@@ -1,9 +1,7 @@
 //! What a caller, an administrator's code or the server's own settings could turn against the server: memory that runs out,
 //! tokens that get into the log, settings of a session that change how a token is looked up.
 
-mod common;
-
-use common::{Cluster, REGISTER, as_server_user, pg_config, skipped, sqlstate, text, value};
+use crate::common::{self, Cluster, REGISTER, as_server_user, pg_config, skipped, sqlstate, text, value};
 use postgres::Client;
 
 /// Every call that a token, or a part of one, could be passed to, wherever in it.
