@@ -45,58 +45,60 @@ COMMENT ON VIEW temptoken.privileges IS 'What temptoken_grant grants: a row for 
 COMMENT ON COLUMN temptoken.privileges.privilege IS 'issue, validate, manage or monitor';
 COMMENT ON COLUMN temptoken.privileges.granted IS 'What stands between GRANT and TO';
 
-CREATE FUNCTION @extschema@.temptoken_grant(role text, privilege text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    -- GRANT takes a role of this name, quoted or not, for PUBLIC.
-    IF lower(role) = 'public' AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = role) THEN
-        RAISE EXCEPTION 'temptoken: nothing is granted to PUBLIC'
-            USING ERRCODE = 'invalid_parameter_value',
-                  DETAIL = 'PUBLIC is every role of the server, those of other applications and later ones too.',
-                  HINT = 'Name a role. For several, create one, grant to it, and make the others its members.';
-    END IF;
-    PERFORM temptoken.change_privilege('GRANT %s TO %I', role, privilege);
-    -- Not taken back by temptoken_revoke_grant: other objects there may need it, and it grants nothing by itself.
-    IF NOT has_schema_privilege(role, (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'temptoken'), 'USAGE')
-    THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA @extschema@ TO %I', role);
-    END IF;
-END
-$$;
-COMMENT ON FUNCTION @extschema@.temptoken_grant(text, text) IS
-'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics, sweeping), monitor (statistics and how sweeping stands, which pg_monitor has from the start). The view temptoken.privileges lists each. USAGE on the schema of the functions comes with it, and stays when the privilege is taken back.
-role: as pg_roles.rolname has it. Errors: 22023 for another privilege, and for PUBLIC; 42704 when there is no such role; 42501 for a caller who may not grant.';
-
-CREATE FUNCTION @extschema@.temptoken_revoke_grant(role text, privilege text) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
-AS $$
-BEGIN
-    PERFORM temptoken.change_privilege('REVOKE %s FROM %I', role, privilege);
-END
-$$;
-COMMENT ON FUNCTION @extschema@.temptoken_revoke_grant(text, text) IS
-'Takes back what temptoken_grant has granted; what another privilege of the role covers too goes as well.
-Errors: those of temptoken_grant, but PUBLIC is a role here, written public.';
-
-CREATE FUNCTION temptoken.change_privilege(statement text, role text, privilege text) RETURNS void
+CREATE FUNCTION temptoken.change_privilege(statement text, role text, privilege text, objects text[]) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
-    covered text;
+    object text;
 BEGIN
     IF role IS NULL OR privilege IS NULL OR privilege NOT IN ('issue', 'validate', 'manage', 'monitor') THEN
         RAISE EXCEPTION 'temptoken: unknown role or privilege'
             USING ERRCODE = 'invalid_parameter_value', HINT = 'A privilege is issue, validate, manage or monitor.';
+    END IF;
+    -- GRANT takes a role of this name, quoted or not, for PUBLIC.
+    IF lower(role) = 'public' AND statement ~ '^GRANT' AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = role) THEN
+        RAISE EXCEPTION 'temptoken: nothing is granted to PUBLIC'
+            USING ERRCODE = 'invalid_parameter_value',
+                  DETAIL = 'PUBLIC is every role of the server, those of other applications and later ones too.',
+                  HINT = 'Name a role. For several, create one, grant to it, and make the others its members.';
     END IF;
     -- Looked up here, since the error of GRANT would repeat the argument, which may be a token that was passed by mistake.
     IF role <> 'public' AND NOT EXISTS (SELECT FROM pg_roles AS r WHERE r.rolname = role) THEN
         RAISE EXCEPTION 'temptoken: there is no such role'
             USING ERRCODE = 'undefined_object', HINT = 'Pass its name as pg_roles.rolname has it: case counts, no quotes.';
     END IF;
-    FOR covered IN SELECT p.granted FROM temptoken.privileges AS p WHERE p.privilege = change_privilege.privilege LOOP
-        EXECUTE format(statement, covered, role);
+    FOREACH object IN ARRAY objects LOOP
+        EXECUTE format(statement, object, role);
     END LOOP;
+    -- Not taken back by REVOKE: other objects there may need it, and it grants nothing by itself.
+    IF statement ~ '^GRANT'
+        AND NOT has_schema_privilege(role, (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'temptoken'), 'USAGE')
+    THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA @extschema@ TO %I', role);
+    END IF;
 END
 $$;
-COMMENT ON FUNCTION temptoken.change_privilege(text, text, text) IS 'What temptoken_grant and temptoken_revoke_grant have in common';
+COMMENT ON FUNCTION temptoken.change_privilege(text, text, text, text[]) IS
+'What temptoken_grant and temptoken_revoke_grant have in common';
+
+CREATE FUNCTION @extschema@.temptoken_grant(role text, privilege text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT temptoken.change_privilege('GRANT %s TO %I', temptoken_grant.role, temptoken_grant.privilege,
+        ARRAY(SELECT p.granted FROM temptoken.privileges AS p
+              WHERE p.privilege OPERATOR(pg_catalog.=) temptoken_grant.privilege));
+END;
+COMMENT ON FUNCTION @extschema@.temptoken_grant(text, text) IS
+'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics, sweeping), monitor (statistics and how sweeping stands, which pg_monitor has from the start). The view temptoken.privileges lists each. USAGE on the schema of the functions comes with it, and stays when the privilege is taken back.
+role: as pg_roles.rolname has it. Errors: 22023 for another privilege, and for PUBLIC; 42704 when there is no such role; 42501 for a caller who may not grant.';
+
+CREATE FUNCTION @extschema@.temptoken_revoke_grant(role text, privilege text) RETURNS void
+LANGUAGE sql SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT temptoken.change_privilege('REVOKE %s FROM %I', temptoken_revoke_grant.role, temptoken_revoke_grant.privilege,
+        ARRAY(SELECT p.granted FROM temptoken.privileges AS p
+              WHERE p.privilege OPERATOR(pg_catalog.=) temptoken_revoke_grant.privilege));
+END;
+COMMENT ON FUNCTION @extschema@.temptoken_revoke_grant(text, text) IS
+'Takes back what temptoken_grant has granted; what another privilege of the role covers too goes as well.
+Errors: those of temptoken_grant, but PUBLIC is a role here, written public.';

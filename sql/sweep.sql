@@ -20,8 +20,43 @@ CREATE FUNCTION temptoken.rows_waiting() RETURNS bigint
 LANGUAGE c VOLATILE
 AS 'MODULE_PATHNAME', 'temptoken_rows_waiting';
 COMMENT ON FUNCTION temptoken.rows_waiting() IS
-'Tokens that have expired and are not removed yet; NULL when the table or its primary key is locked, or is not as the extension made it';
+'Tokens that have expired and are not removed yet; NULL when the table or its primary key is locked, or cannot be read';
 
+CREATE FUNCTION temptoken.cron_schedule(command text) RETURNS text
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' SET row_security = on
+AS $$
+DECLARE
+    schedule text;
+BEGIN
+    -- A table of that name which is not pg_cron's is not read.
+    IF EXISTS (
+        SELECT FROM pg_catalog.pg_depend AS d
+        JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+        WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
+            AND d.objid = pg_catalog.to_regclass('cron.job')
+            AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
+            AND d.deptype = 'e' AND e.extname = 'pg_cron'
+    ) THEN
+        -- A job of another role may fail for want of rights, or be a trap: its role can change it at any time.
+        EXECUTE 'SELECT j.schedule FROM cron.job AS j
+                 JOIN pg_catalog.pg_roles AS r ON r.rolname = j.username
+                 WHERE j.active AND j.database = pg_catalog.current_database() AND j.command = $1
+                     AND (r.rolsuper OR r.oid = (
+                         SELECT c.relowner FROM pg_catalog.pg_class AS c
+                         WHERE c.oid = pg_catalog.to_regclass(''temptoken.temp_tokens'')))
+                 ORDER BY j.jobid LIMIT 1'
+        INTO schedule USING command;
+    END IF;
+    RETURN schedule;
+EXCEPTION WHEN OTHERS THEN
+    RETURN NULL;
+END
+$$;
+COMMENT ON FUNCTION temptoken.cron_schedule(text) IS
+'The schedule of the job of this database''s pg_cron that runs this command; NULL when there is none, or it cannot be read';
+
+-- The body is parsed here and now, as those of temptoken_grant are, so that it calls these very functions: a schema can be
+-- renamed, and another role can make one of the old name.
 CREATE FUNCTION @extschema@.temptoken_sweep_status(
     OUT worker text,
     OUT next_start timestamptz,
@@ -35,45 +70,13 @@ CREATE FUNCTION @extschema@.temptoken_sweep_status(
     OUT preloaded boolean,
     OUT cron_schedule text
 ) RETURNS record
-LANGUAGE plpgsql VOLATILE SECURITY DEFINER
-SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' SET row_security = on
-AS $$
-DECLARE
-    command CONSTANT text := 'SELECT @extschema@.temptoken_delete_expired(pg_catalog.clock_timestamp())';
-BEGIN
-    SELECT s.* FROM temptoken.sweep_state() AS s
-    INTO worker, next_start, last_start, last_finish, rows_removed, rows_removed_in_total, last_error, last_error_at, preloaded;
-    -- An error in one of these leaves its column NULL, and the others as they are.
-    BEGIN
-        rows_waiting := temptoken.rows_waiting();
-    EXCEPTION WHEN OTHERS THEN
-        NULL;
-    END;
-    BEGIN
-        -- A table of that name which is not pg_cron's is not read.
-        IF EXISTS (
-            SELECT FROM pg_catalog.pg_depend AS d
-            JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
-            WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
-                AND d.objid = pg_catalog.to_regclass('cron.job')
-                AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
-                AND d.deptype = 'e' AND e.extname = 'pg_cron'
-        ) THEN
-            -- A job of another role may fail for want of rights, or be a trap: its role can change it at any time.
-            EXECUTE 'SELECT j.schedule FROM cron.job AS j
-                     JOIN pg_catalog.pg_roles AS r ON r.rolname = j.username
-                     WHERE j.active AND j.database = pg_catalog.current_database() AND j.command = $1
-                         AND (r.rolsuper OR r.oid = (
-                             SELECT c.relowner FROM pg_catalog.pg_class AS c
-                             WHERE c.oid = pg_catalog.to_regclass(''temptoken.temp_tokens'')))
-                     ORDER BY j.jobid LIMIT 1'
-            INTO cron_schedule USING command;
-        END IF;
-    EXCEPTION WHEN OTHERS THEN
-        NULL;
-    END;
-END
-$$;
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+BEGIN ATOMIC
+    SELECT s.worker, s.next_start, s.last_start, s.last_finish, s.rows_removed, s.rows_removed_in_total, s.last_error,
+        s.last_error_at, temptoken.rows_waiting(), s.preloaded,
+        temptoken.cron_schedule('SELECT @extschema@.temptoken_delete_expired(pg_catalog.clock_timestamp())')
+    FROM temptoken.sweep_state() AS s;
+END;
 COMMENT ON FUNCTION @extschema@.temptoken_sweep_status() IS
 'How sweeping stands in this database. Waits for no lock on the tokens and at most a second for one on the jobs of pg_cron, and answers also when sweeping is broken.
 worker: running (a sweep is going on), waiting (the next one begins at next_start), excluded (a launcher runs, but passes this database over: it is a template, takes no connections, or is not named by temptoken.sweep_databases), standby (this server is one, and sweeps once it is promoted), none (no launcher runs). next_start: when the next sweep is due, for a worker that waits. last_start, last_finish: of the background worker''s last sweep; a sweep that goes on, or has failed, started after it finished last. rows_removed: by the sweep that began at last_start. rows_removed_in_total: by background workers in this database; temptoken_delete_expired(), which pg_cron calls, is not counted. last_error, last_error_at: what last went wrong, and when; it stays when later sweeps go well. A table that is locked counts from the second time in a row; a worker that takes longer than 4 s is ended, and counts; where one has crashed, the database is left alone for an interval. rows_waiting: tokens that have expired and are not removed yet; NULL when the table or its primary key is locked or damaged. preloaded: whether shared_preload_libraries names the library. cron_schedule: of an active job of the pg_cron in this database, as temptoken_schedule_sweep() makes it, that belongs to the owner of temptoken.temp_tokens or to a superuser; NULL when there is none. Jobs of a pg_cron in another database are not seen.

@@ -20,16 +20,15 @@ const PLACES: usize = 16_384;
 /// How far from where a scope should be its place is looked for.
 const REACH: usize = 32;
 
-/// The outcomes that are counted of tokens whose scope is known, by name. In this order they are stored.
-const OUTCOMES: [&str; 6] =
-    ["ok", "token_not_found", "token_expired", "scope_unknown", "route_not_allowed", "token_used_up"];
+/// The outcomes that are counted of tokens of one scope: ok, and each refusal.
+const OUTCOMES: usize = 1 + Refusal::ALL.len();
 
 /// As large as a line of a processor's cache, so that to count fetches one.
 #[repr(align(64))]
 struct Place {
     /// Hash of the database and the scope; 0 while nobody has the place.
     key: AtomicU64,
-    counts: [AtomicU64; OUTCOMES.len()],
+    counts: [AtomicU64; OUTCOMES],
 }
 
 struct Table {
@@ -72,18 +71,17 @@ pub fn init() {
 
 /// Counts an answer about a token of `scope`, `None` where that is not known: `refusal`, or none for ok.
 pub fn count(scope: Option<&[u8]>, refusal: Option<Refusal>) {
-    let name = refusal.map_or("ok", Refusal::name);
-    if let (Some(place), Some(outcome)) = (place(scope, true), OUTCOMES.iter().position(|known| *known == name)) {
-        place.counts[outcome].fetch_add(1, Ordering::Relaxed);
+    if let Some(place) = place(scope, true) {
+        place.counts[refusal.map_or(0, |refusal| 1 + refusal as usize)].fetch_add(1, Ordering::Relaxed);
     }
 }
 
 /// The counts of `scope`, by name of the outcome. `None` where nothing is counted.
-pub fn of(scope: Option<&[u8]>) -> Option<[(&'static str, u64); OUTCOMES.len()]> {
+pub fn of(scope: Option<&[u8]>) -> Option<[(&'static str, u64); OUTCOMES]> {
     table()?;
     let place = place(scope, false);
     let count = |at: usize| place.map_or(0, |place| place.counts[at].load(Ordering::Relaxed));
-    Some(std::array::from_fn(|at| (OUTCOMES[at], count(at))))
+    Some(std::array::from_fn(|at| (if at == 0 { "ok" } else { Refusal::ALL[at - 1].name() }, count(at))))
 }
 
 fn table() -> Option<&'static Table> {

@@ -7,9 +7,7 @@
 
 use std::cell::RefCell;
 
-use pgrx::pg_sys::{self, SubTransactionId};
-
-use crate::pg;
+use crate::pg::{self, End, Savepoint};
 use crate::token::TokenId;
 
 /// Who has presented a token in this transaction.
@@ -23,17 +21,17 @@ pub struct Identity {
 
 thread_local! {
     /// One entry for each level of savepoints in which something was bound, innermost last: that one is current.
-    static BOUND: RefCell<Vec<(SubTransactionId, Identity)>> = const { RefCell::new(Vec::new()) };
+    static BOUND: RefCell<Vec<(Savepoint, Identity)>> = const { RefCell::new(Vec::new()) };
 }
 
 /// Has bindings end when they must, once a process.
 pub fn watch() {
-    pg::on_transaction_event(transaction_event, subtransaction_event);
+    pg::on_end(end);
 }
 
 /// Binds `identity` to the transaction, in the place of what was bound before.
 pub fn bind(identity: Identity) {
-    let level = pg::subtransaction_id();
+    let level = pg::savepoint();
     BOUND.with_borrow_mut(|bound| {
         if bound.last().is_some_and(|(last, _)| *last == level) {
             bound.pop();
@@ -47,28 +45,15 @@ pub fn current<R>(ask: impl FnOnce(&Identity) -> R) -> Option<R> {
     BOUND.with_borrow(|bound| bound.last().map(|(_, identity)| ask(identity)))
 }
 
-unsafe extern "C-unwind" fn transaction_event(event: pg_sys::XactEvent::Type, _argument: *mut std::ffi::c_void) {
-    use pg_sys::XactEvent::*;
-    if matches!(event, XACT_EVENT_PRE_COMMIT | XACT_EVENT_PARALLEL_PRE_COMMIT | XACT_EVENT_PRE_PREPARE) {
-        return;
-    }
-    BOUND.with_borrow_mut(Vec::clear);
-}
-
-unsafe extern "C-unwind" fn subtransaction_event(
-    event: pg_sys::SubXactEvent::Type,
-    ended: SubTransactionId,
-    parent: SubTransactionId,
-    _argument: *mut std::ffi::c_void,
-) {
-    use pg_sys::SubXactEvent::*;
-    BOUND.with_borrow_mut(|bound| match event {
-        SUBXACT_EVENT_ABORT_SUB => bound.retain(|(level, _)| *level != ended),
+fn end(of: End) {
+    BOUND.with_borrow_mut(|bound| match of {
+        End::Transaction => bound.clear(),
+        End::RolledBack(savepoint) => bound.retain(|(level, _)| *level != savepoint),
         // What was bound inside takes the place of what the parent had.
-        SUBXACT_EVENT_COMMIT_SUB if bound.iter().any(|(level, _)| *level == ended) => {
+        End::Released { savepoint, parent } if bound.iter().any(|(level, _)| *level == savepoint) => {
             bound.retain(|(level, _)| *level != parent);
-            bound.iter_mut().filter(|(level, _)| *level == ended).for_each(|(level, _)| *level = parent);
+            bound.iter_mut().filter(|(level, _)| *level == savepoint).for_each(|(level, _)| *level = parent);
         }
-        _ => {}
+        End::Released { .. } => {}
     });
 }

@@ -12,6 +12,7 @@ mod counters;
 mod errors;
 mod identity;
 mod introspection;
+mod memory;
 mod mint;
 mod pg;
 mod postgrest;
@@ -21,6 +22,7 @@ mod store;
 mod sweep;
 mod token;
 mod validate;
+mod values;
 
 pgrx::pg_module_magic!();
 
@@ -34,7 +36,7 @@ pgrx::extension_sql_file!("../sql/privileges.sql", name = "privileges", finalize
 /// Called by PostgreSQL when it loads the library: in the postmaster, where preloaded, or in a session.
 #[pgrx::pg_guard]
 pub extern "C-unwind" fn _PG_init() {
-    errors::without_backtraces();
+    pg::disable_backtraces();
     settings::define();
     store::watch();
     identity::watch();

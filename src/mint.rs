@@ -2,14 +2,13 @@
 //!
 //! Lives here: the order in which mint judges, and what it stores. May not come in here: SQL, rules.
 
-use pgrx::pg_sys::Datum;
-
-use crate::errors::Error;
-use crate::pg::{self, Call};
-use crate::scope::{MintProblem, Scope, Span, TextArray};
+use crate::errors::{Error, Kind};
+use crate::pg::{self, Call, Datum};
+use crate::scope::{MintProblem, Scope};
 use crate::settings;
 use crate::store::{scopes, tokens};
 use crate::token::{Prefix, Token};
+use crate::values::{Span, TextArray};
 
 /// What every token of one call shares. NULL is `None`.
 pub struct Request<'call> {
@@ -49,7 +48,7 @@ impl<'call> Request<'call> {
 /// Mints one token: its text.
 pub fn one(call: &Call<'_>, request: &Request<'_>, resource_id: Option<&[u8]>) -> Result<Datum, Error> {
     let mint = request.admit(call, &[resource_id])?;
-    let token = Token::generate(mint.expires_at_ms).ok_or_else(Error::no_randomness)?;
+    let token = Token::generate(mint.expires_at_ms).ok_or(Kind::NoRandomness)?;
     let text = text(&token, settings::token_prefix());
     let resource_id = resource_id.unwrap_or_default();
     if request.replace {
@@ -65,27 +64,30 @@ pub struct Pairs<'call> {
     pub tokens: &'call [Datum],
 }
 
-/// Mints a token for each element of the text[] argument `index`, all or none.
-pub fn many<'call>(call: &Call<'call>, request: &Request<'call>, index: usize) -> Result<Pairs<'call>, Error> {
-    let array = call.text_array(index).filter(|array| array.dimensions <= 1).ok_or_else(Error::invalid_array)?;
-    let argument = call.datum(index).ok_or_else(Error::invalid_array)?;
+/// Mints a token for each of the resource ids, all or none. They come as a text[] and as the value that it is.
+pub fn many<'call>(
+    call: &Call<'call>,
+    request: &Request<'call>,
+    resource_ids: Option<(&TextArray<'call>, Datum)>,
+) -> Result<Pairs<'call>, Error> {
+    let (array, value) = resource_ids.filter(|(array, _)| array.dimensions <= 1).ok_or(Kind::InvalidArray)?;
     if array.length > TextArray::LENGTH_MAX {
-        return Err(Error::too_many_resource_ids());
+        return Err(Kind::TooManyResourceIds.into());
     }
     let mint = request.admit(call, array.elements)?;
     if request.replace {
         require_different(call, array.elements)?;
-        tokens::replace_many(mint.scope, argument)?;
+        tokens::replace_many(mint.scope, value)?;
     }
     let prefix = settings::token_prefix();
     // All in memory of the call, which PostgreSQL frees, and can fail to have: there may be a million.
     let minted = pg::list(call, std::iter::repeat_n(Token::NONE, array.elements.len()));
-    Token::generate_many(mint.expires_at_ms, minted).ok_or_else(Error::no_randomness)?;
+    Token::generate_many(mint.expires_at_ms, minted).ok_or(Kind::NoRandomness)?;
     let new = |token: &Token| {
         pg::check_for_interrupts();
         tokens::New { id: token.id(), digest: token.digest() }
     };
-    tokens::insert_many(call, &mint, pg::list(call, minted.iter().map(new)), argument)?;
+    tokens::insert_many(call, &mint, pg::list(call, minted.iter().map(new)), value)?;
     Ok(Pairs {
         resource_ids: pg::list(call, array.elements.iter().map(|id| pg::varlena(id.unwrap_or_default()))),
         tokens: pg::list(call, minted.iter().map(|token| text(token, prefix))),
@@ -96,7 +98,7 @@ pub fn many<'call>(call: &Call<'call>, request: &Request<'call>, index: usize) -
 fn require_different(call: &Call<'_>, resource_ids: &[Option<&[u8]>]) -> Result<(), Error> {
     let sorted = pg::list(call, resource_ids.iter().copied());
     sorted.sort_unstable();
-    if sorted.windows(2).any(|pair| pair[0] == pair[1]) { Err(Error::repeated_resource_id()) } else { Ok(()) }
+    if sorted.windows(2).any(|pair| pair[0] == pair[1]) { Err(Kind::RepeatedResourceId.into()) } else { Ok(()) }
 }
 
 fn text(token: &Token, prefix: Prefix) -> Datum {

@@ -4,11 +4,14 @@
 //! looks whether the presented one is among them.
 
 #[allow(dead_code)]
-#[path = "../src/scope.rs"]
+#[path = "../src/scope/mod.rs"]
 mod scope;
 #[allow(dead_code)]
 #[path = "../src/token.rs"]
 mod token;
+#[allow(dead_code)]
+#[path = "../src/values.rs"]
+mod values;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -16,8 +19,10 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
-use scope::{MintProblem, Problem, Scope, ScopeRow, Span, Suspicion, SuspicionKind, TextArray, quotable, suspicions};
+use scope::suspicion::SuspicionKind;
+use scope::{MintProblem, Problem, Scope, ScopeRow, Suspicion, quotable, suspicions};
 use token::{EXPIRES_AT_MAX_MS, Prefix, Token, TokenId};
+use values::{Span, TextArray};
 
 const HOUR: Span = Span { months: 0, days: 0, micros: 3_600_000_000 };
 
@@ -661,11 +666,11 @@ fn valid_scopes() {
 
 #[test]
 fn invalid_scopes() {
-    let path = |number| Some(Problem::PathMalformed { number });
+    let path = |number| Some(Problem::PathMalformed(number));
     assert_eq!(problem(&[], ""), Some(Problem::RoutesMissing));
-    assert_eq!(problem(&["GET"], ""), Some(Problem::RouteMalformed { number: 1 }));
-    assert_eq!(problem(&["GET\t/files"], ""), Some(Problem::RouteMalformed { number: 1 }));
-    assert_eq!(problem(&["GET /", " /files"], ""), Some(Problem::MethodMalformed { number: 2 }));
+    assert_eq!(problem(&["GET"], ""), Some(Problem::RouteMalformed(1)));
+    assert_eq!(problem(&["GET\t/files"], ""), Some(Problem::RouteMalformed(1)));
+    assert_eq!(problem(&["GET /", " /files"], ""), Some(Problem::MethodMalformed(2)));
     for (route, what) in [
         (" GET /a", "starts with a space"),
         ("GET  /a", "has more than one space after its method"),
@@ -675,7 +680,7 @@ fn invalid_scopes() {
         ("GET /a b", "has a space in its path"),
         ("GET /a b ", "has a space in its path"),
     ] {
-        assert_eq!(problem(&["PUT /", route], ""), Some(Problem::Space { number: 2, what }), "{route:?}");
+        assert_eq!(problem(&["PUT /", route], ""), Some(Problem::Space(2, what)), "{route:?}");
     }
     let other = |routes: &[&str], placeholder, text: &str| {
         let expected = Problem::OtherPlaceholder {
@@ -691,7 +696,7 @@ fn invalid_scopes() {
     other(&["GET /flows/x{id}y"], "", "{id}");
     other(&["GET /a/{x}", "GET /a/{x}/b/{y}"], "{x}", "{y}");
     other(&["GET /a/{ID}"], "{id}", "{ID}");
-    assert_eq!(problem(&["GÉT /files"], ""), Some(Problem::MethodMalformed { number: 1 }));
+    assert_eq!(problem(&["GÉT /files"], ""), Some(Problem::MethodMalformed(1)));
     for bad in [
         "files",
         "",
@@ -717,7 +722,7 @@ fn invalid_scopes() {
         let route = format!("GET {bad}");
         assert_eq!(problem(&[&route], ""), path(1), "{bad:?}");
     }
-    let missing = Problem::PlaceholderMissing { number: 2, placeholder: Some("{id}".to_owned()) };
+    let missing = Problem::PlaceholderMissing(2, Some("{id}".to_owned()));
     assert_eq!(problem(&["GET /a/{id}", "GET /a"], "{id}"), Some(missing));
     for bad in ["/", "{a/b}", "{id }", "%", "?", "#", "é", "\u{7f}"] {
         assert_eq!(problem(&["GET /a"], bad), Some(Problem::PlaceholderMalformed), "{bad:?}");
@@ -749,7 +754,7 @@ fn spending_methods_are_methods_of_routes() {
     assert_eq!(scope(&["POST"]), Ok((false, true)));
     assert_eq!(scope(&["get", "post"]), Ok((true, true)));
     assert_eq!(scope(&[]), Err(Problem::SpendingMethodsEmpty));
-    assert_eq!(scope(&["POST", "PUT"]), Err(Problem::SpendingMethodUnknown { number: 2 }));
+    assert_eq!(scope(&["POST", "PUT"]), Err(Problem::SpendingMethodUnknown(2)));
 }
 
 #[test]

@@ -10,16 +10,14 @@ pub mod tokens;
 use std::ffi::CStr;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use pgrx::pg_sys::{self, Datum, Oid};
-
-use crate::errors::{Error, raise};
-use crate::pg::{self, Guard, TableGone};
+use crate::errors::{Error, Kind};
+use crate::pg::{self, IntoReport as _, Oid, Refusals, TableChanged};
 
 const EXTENSION: &CStr = c"temptoken";
 const SCHEMA: &CStr = c"temptoken";
 
-/// Counts the moments at which something cached here may have ended. A cache is good as long as the count that it was
-/// filled under stands.
+/// Incremented on every relevant invalidation. A cache entry is valid only while this equals the value at which it was
+/// filled.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
 /// A table of the extension, found by name and remembered until it changes.
@@ -37,12 +35,12 @@ impl Table {
         Self { name, columns, oid: AtomicU32::new(0) }
     }
 
-    /// What `with` answers about the table, of which it is given the oid and a check to make when it has locked it. Taking
-    /// a lock takes note of what others have committed: the table may have become another one meanwhile, or have got other
-    /// columns. Then `with` says that it is gone, and is asked about the one that is there now.
-    fn locked<R>(&self, with: impl Fn(Oid, &dyn Fn() -> bool) -> Result<R, TableGone>) -> Result<R, Error> {
-        /// Nobody changes a table more often while a call waits for it. The last attempt takes it as it was found a moment
-        /// ago: a server that is built to forget at every occasion (debug_discard_caches) never knows more.
+    /// What `with` answers about the table. `with` is given the oid, and a check to make once it has locked the table: that
+    /// processes invalidations, after which the oid may not be the table's any more. Then `with` returns [`TableChanged`],
+    /// and is called again.
+    fn locked<R>(&self, with: impl Fn(Oid, &dyn Fn() -> bool) -> Result<R, TableChanged>) -> Result<R, Error> {
+        /// Nobody changes a table more often during a call. The last attempt makes no check: a server that is built to
+        /// discard its caches all the time (debug_discard_caches) would never pass it.
         const ATTEMPTS: usize = 100;
         for attempt in 1..=ATTEMPTS {
             let oid = self.oid()?;
@@ -51,28 +49,28 @@ impl Table {
                 return Ok(answer);
             }
         }
-        Err(Error::tables_missing())
+        Err(Kind::TablesMissing.into())
     }
 
     /// Locks the table for writing until the transaction ends.
     fn lock_for_writing(&self) -> Result<Oid, Error> {
         self.locked(|oid, is_current| {
             pg::lock_for_writing(oid)?;
-            if is_current() { Ok(oid) } else { Err(TableGone) }
+            if is_current() { Ok(oid) } else { Err(TableChanged) }
         })
     }
 
-    /// The table's oid, once it is known to be the extension's own table, and not another one of its name, with the columns
-    /// that it was created with: reading by position depends on them.
+    /// The table's oid. 42P01 if the table of that name is not the extension's own, or has other columns: they are read by
+    /// position.
     fn oid(&self) -> Result<Oid, Error> {
         let known = self.oid.load(Ordering::Relaxed);
         if known != 0 {
             return Ok(Oid::from(known));
         }
         let generation = GENERATION.load(Ordering::Relaxed);
-        let oid = pg::table_oid(SCHEMA, self.name).ok_or_else(Error::tables_missing)?;
+        let oid = pg::table_oid(SCHEMA, self.name).ok_or(Kind::TablesMissing)?;
         if !pg::belongs_to_extension(oid, EXTENSION) || !pg::starts_with_columns(oid, self.columns)? {
-            return Err(Error::tables_missing());
+            return Err(Kind::TablesMissing.into());
         }
         if generation == GENERATION.load(Ordering::Relaxed) {
             self.oid.store(oid.to_u32(), Ordering::Relaxed);
@@ -81,37 +79,24 @@ impl Table {
     }
 }
 
-/// Has the caches emptied by invalidation, and what runs as the tables' owner guarded, once a process.
+/// Watches for invalidations, and guards what runs as the tables' owner. Call this once a process.
 pub fn watch() {
-    pg::on_relation_invalidation(forget);
-    pg::guard_owner(Guard { refuse_temporary_table, refuse_function });
+    pg::on_invalidation(forget);
+    pg::guard_owner(Refusals {
+        temporary_table: || Error::from(Kind::TemporaryTable).into_report(),
+        temporary_type: || Error::from(Kind::TemporaryType).into_report(),
+        other_table: || Error::from(Kind::TablesMissing).into_report(),
+    });
 }
 
-/// # Safety
-/// As of [`raise`].
-unsafe fn refuse_temporary_table() -> ! {
-    // SAFETY: by the caller's promise.
-    unsafe { raise(Error::temporary_table()) }
-}
-
-/// # Safety
-/// As of [`raise`].
-unsafe fn refuse_function() -> ! {
-    // SAFETY: by the caller's promise.
-    unsafe { raise(Error::untrusted_function()) }
-}
-
-/// Called by PostgreSQL, at any moment at which it takes note of changes: it may only count.
-///
-/// While an oid is not known, any table may be the one: the count goes up then too, so that an answer found meanwhile is
-/// not kept.
-unsafe extern "C-unwind" fn forget(_argument: Datum, relation: Oid) {
+/// Empties the caches if `relation` may be one of the tables, which any may be while an oid is not known.
+fn forget(relation: Oid) {
     let concerns = |table: &&Table| match table.oid.load(Ordering::Relaxed) {
         0 => true,
         known => known == relation.to_u32(),
     };
     let tables = [&TEMP_TOKENS, &SCOPES];
-    if relation == pg_sys::InvalidOid || tables.iter().any(concerns) {
+    if relation == pg::InvalidOid || tables.iter().any(concerns) {
         for table in tables {
             table.oid.store(0, Ordering::Relaxed);
         }

@@ -6,23 +6,16 @@ use std::collections::HashSet;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering;
 
-use pgrx::pg_sys::{self, Datum, Oid};
 use rustc_hash::FxBuildHasher;
 
 use super::{GENERATION, SCOPES};
 use crate::errors::Error;
-use crate::pg::{self, Call, Key, OutOfMemory, Statement, Tuple};
+use crate::pg::{self, Call, Datum, Int4, Interval, Key, Oid, SqlType as _, Statement, Text, TextList, Tuple};
 use crate::scope::{Problem, Scope, ScopeRow};
+use crate::values::OutOfMemory;
 
 /// The types of the columns, in order (sql/tables.sql).
-pub(super) const COLUMNS: &[Oid] = &[
-    pg_sys::TEXTOID,
-    pg_sys::TEXTARRAYOID,
-    pg_sys::TEXTOID,
-    pg_sys::INTERVALOID,
-    pg_sys::INT4OID,
-    pg_sys::TEXTARRAYOID,
-];
+pub(super) const COLUMNS: &[Oid] = &[Text::OID, TextList::OID, Text::OID, Interval::OID, Int4::OID, TextList::OID];
 
 /// Scopes that were read, valid as long as GENERATION is `generation`.
 struct Cache {
@@ -124,18 +117,21 @@ fn announces_changes() -> Result<bool, Error> {
 
 fn scope_row<'a>(tuple: &Tuple<'a>) -> ScopeRow<'a> {
     ScopeRow {
-        name: tuple.bytes(1),
-        allowed_routes: tuple.text_array(2),
-        resource_id_in_path: tuple.bytes(3),
-        max_ttl: tuple.interval(4),
-        max_uses: tuple.int4(5),
-        spending_methods: tuple.text_array(6),
+        name: tuple.get::<Text>(1),
+        allowed_routes: tuple.get::<TextList>(2),
+        resource_id_in_path: tuple.get::<Text>(3),
+        max_ttl: tuple.get::<Interval>(4),
+        max_uses: tuple.get::<Int4>(5),
+        spending_methods: tuple.get::<TextList>(6),
     }
 }
 
 /// The row of scope `name`, as a value of the type `temptoken.scopes`.
 pub fn lookup(call: &Call<'_>, name: &[u8]) -> Result<Option<Datum>, Error> {
-    SCOPES.locked(|oid, is_current| pg::find_composite(call, oid, is_current, &Key::text(name)))
+    static SELECT: Statement =
+        Statement::reading(c"SELECT s FROM temptoken.scopes AS s WHERE s.name = $1", &[Text::OID]);
+    let row = SELECT.run_for_row(call, SCOPES.oid()?, &[Some(pg::varlena(name))])?;
+    Ok(row.and_then(|row| row.datum(1)))
 }
 
 /// Inserts a scope from the values of its columns, in order; with `replace`, puts it in the place of one of the same
@@ -172,6 +168,6 @@ pub fn names(call: &Call<'_>) -> Result<Option<Datum>, Error> {
 
 /// Removes the scope `name`. False when there is none.
 pub fn unregister(name: &[u8]) -> Result<bool, Error> {
-    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.scopes WHERE name = $1", &[pg_sys::TEXTOID]);
+    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.scopes WHERE name = $1", &[Text::OID]);
     Ok(DELETE.run_durably(SCOPES.oid()?, &[Some(pg::varlena(name))])? > 0)
 }

@@ -1,23 +1,16 @@
 //! The table `temp_tokens`: read by primary key, written by statements, swept by a walk of the key.
 
-use pgrx::pg_sys::{self, Datum, Oid};
-
 use super::TEMP_TOKENS;
 use crate::errors::Error;
-use crate::pg::{self, Bytes, Call, ElementType, Key, Statement, Tuple, UuidRange};
+use crate::pg::{
+    self, Bytea, Bytes, Call, Datum, ElementType, Int4, Int8, Jsonb, Key, Oid, SqlType as _, Statement, Text, TextList,
+    Timestamptz, Tuple, Uuid, UuidRange,
+};
 use crate::token::{Digest, TokenId};
 
 /// The types of the columns, in order (sql/tables.sql).
-pub(super) const COLUMNS: &[Oid] = &[
-    pg_sys::UUIDOID,
-    pg_sys::BYTEAOID,
-    pg_sys::TEXTOID,
-    pg_sys::TEXTOID,
-    pg_sys::TIMESTAMPTZOID,
-    pg_sys::TIMESTAMPTZOID,
-    pg_sys::INT4OID,
-    pg_sys::JSONBOID,
-];
+pub(super) const COLUMNS: &[Oid] =
+    &[Uuid::OID, Bytea::OID, Text::OID, Text::OID, Timestamptz::OID, Timestamptz::OID, Int4::OID, Jsonb::OID];
 
 /// A stored token, read at one moment. Times are Unix microseconds.
 #[derive(Clone, Copy)]
@@ -57,13 +50,13 @@ fn row<'call>(id: TokenId, tuple: &Tuple<'call>) -> Option<TokenRow<'call>> {
     Some(TokenRow {
         id,
         id_value: tuple.datum(1)?,
-        token_hash: tuple.value(2)?,
-        scope: tuple.value(3)?,
-        resource_id: tuple.value(4)?,
-        created_at: tuple.timestamptz(5)?,
-        expires_at: tuple.timestamptz(6)?,
-        uses_left: tuple.int4(7),
-        metadata: tuple.jsonb(8),
+        token_hash: tuple.bytes(2)?,
+        scope: tuple.bytes(3)?,
+        resource_id: tuple.bytes(4)?,
+        created_at: tuple.get::<Timestamptz>(5)?,
+        expires_at: tuple.get::<Timestamptz>(6)?,
+        uses_left: tuple.get::<Int4>(7),
+        metadata: tuple.get::<Jsonb>(8),
     })
 }
 
@@ -106,7 +99,7 @@ pub fn insert(mint: &Mint<'_>, id: TokenId, digest: Digest, resource_id: &[u8]) 
         COLUMNS,
     );
     let columns = mint.columns(pg::uuid(id.as_bytes()), pg::varlena(digest.as_bytes()), pg::varlena(resource_id));
-    INSERT.run(TEMP_TOKENS.oid()?, &columns, |_| {})?;
+    INSERT.run(TEMP_TOKENS.oid()?, &columns)?;
     Ok(())
 }
 
@@ -122,24 +115,23 @@ pub fn insert_many(call: &Call<'_>, mint: &Mint<'_>, tokens: &[New], resource_id
     static INSERT: Statement = Statement::new(
         c"INSERT INTO temptoken.temp_tokens
               (id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata)
-          SELECT t.id, t.token_hash, $3, t.resource_id, $5, $6, $7, $8
-          FROM ROWS FROM (unnest($1), unnest($2), unnest($4)) AS t (id, token_hash, resource_id)",
+          SELECT unnest($1), unnest($2), $3, unnest($4), $5, $6, $7, $8",
         &[
-            pg_sys::UUIDARRAYOID,
-            pg_sys::BYTEAARRAYOID,
-            pg_sys::TEXTOID,
-            pg_sys::TEXTARRAYOID,
-            pg_sys::TIMESTAMPTZOID,
-            pg_sys::TIMESTAMPTZOID,
-            pg_sys::INT4OID,
-            pg_sys::JSONBOID,
+            pg::UUID_ARRAY,
+            pg::BYTEA_ARRAY,
+            Text::OID,
+            TextList::OID,
+            Timestamptz::OID,
+            Timestamptz::OID,
+            Int4::OID,
+            Jsonb::OID,
         ],
     );
     let ids = tokens.iter().map(|token| pg::uuid(token.id.as_bytes()));
     let token_hashes = tokens.iter().map(|token| pg::varlena(token.digest.as_bytes()));
     let ids = pg::array(call, ids, ElementType::Uuid);
     let token_hashes = pg::array(call, token_hashes, ElementType::Bytea);
-    INSERT.run(TEMP_TOKENS.oid()?, &mint.columns(ids, token_hashes, resource_ids), |_| {})?;
+    INSERT.run(TEMP_TOKENS.oid()?, &mint.columns(ids, token_hashes, resource_ids))?;
     Ok(())
 }
 
@@ -163,7 +155,7 @@ pub fn replace(scope: &[u8], resource_id: &[u8]) -> Result<(), Error> {
 pub fn replace_many(scope: &[u8], resource_ids: Datum) -> Result<(), Error> {
     static DELETE: Statement = Statement::new(
         c"DELETE FROM temptoken.temp_tokens WHERE scope = $1 AND resource_id = ANY ($2)",
-        &[pg_sys::TEXTOID, pg_sys::TEXTARRAYOID],
+        &[Text::OID, TextList::OID],
     );
     pg::lock_name(Name::Scope as u16, &[scope], false);
     DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope)), Some(resource_ids)])?;
@@ -179,7 +171,7 @@ pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option
           WHERE id = $1 AND uses_left > 0
               AND token_hash = $2 AND scope = $3 AND resource_id = $4 AND expires_at = $5
           RETURNING id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata",
-        &[pg_sys::UUIDOID, pg_sys::BYTEAOID, pg_sys::TEXTOID, pg_sys::TEXTOID, pg_sys::TIMESTAMPTZOID],
+        &[Uuid::OID, Bytea::OID, Text::OID, Text::OID, Timestamptz::OID],
     );
     pg::require_writable(c"spending validation");
     let relation = TEMP_TOKENS.lock_for_writing()?;
@@ -200,7 +192,7 @@ pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option
 
 /// Removes the token `id`; whether it was there.
 pub fn delete(id: TokenId) -> Result<bool, Error> {
-    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[pg_sys::UUIDOID]);
+    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[Uuid::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])? > 0)
 }
 
@@ -209,7 +201,7 @@ pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Er
     static DELETE: Statement = Statement::new(
         c"DELETE FROM temptoken.temp_tokens
           WHERE scope = $1 AND resource_id = $2",
-        &[pg_sys::TEXTOID, pg_sys::TEXTOID],
+        &[Text::OID, Text::OID],
     );
     let parameters = [Some(pg::varlena(scope)), Some(pg::varlena(resource_id))];
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &parameters)?)
@@ -217,16 +209,23 @@ pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Er
 
 /// Removes every token of a scope; how many there were.
 pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
-    static DELETE: Statement =
-        Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[pg_sys::TEXTOID]);
+    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[Text::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
 }
 
-/// Where a walk over expired tokens stands.
+/// A walk over expired tokens, in id order.
 #[derive(Clone, Copy)]
 pub struct Sweep {
     before: i64,
     after: TokenId,
+}
+
+/// What one step of a [`Sweep`] has done.
+pub struct Step {
+    /// How many tokens are gone.
+    pub removed: u64,
+    /// Whether the walk is at its end.
+    pub is_last: bool,
 }
 
 impl Sweep {
@@ -235,15 +234,14 @@ impl Sweep {
         Self { before, after: TokenId::FIRST }
     }
 
-    /// Removes up to `limit` of the next tokens in id order, and skips those that others hold locked; how many went. The
-    /// walk is at its end when that is fewer than `limit`.
-    pub fn step(&mut self, limit: u64) -> Result<u64, Error> {
+    /// Removes the next tokens, at most `limit`. Tokens that others have locked are skipped.
+    pub fn step(&mut self, limit: u64) -> Result<Step, Error> {
         // From here on no trigger can be added, and no column changed.
         let relation = TEMP_TOKENS.lock_for_writing()?;
         if pg::deletes_plainly(relation)? {
-            self.delete_rows(relation, limit)
+            self.step_by_walk(relation, limit)
         } else {
-            self.delete_by_statement(relation, limit)
+            self.step_by_statement(relation, limit)
         }
     }
 
@@ -264,38 +262,39 @@ impl Sweep {
     }
 
     fn has_expired(&self, tuple: &Tuple<'_>) -> bool {
-        tuple.timestamptz(6).is_some_and(|expires_at| expires_at <= self.before)
+        tuple.get::<Timestamptz>(6).is_some_and(|expires_at| expires_at <= self.before)
     }
 
-    /// Walks the primary key and deletes on the way, which is several times as fast as a statement.
-    fn delete_rows(&mut self, relation: Oid, limit: u64) -> Result<u64, Error> {
+    /// Several times as fast as a statement.
+    fn step_by_walk(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
         let (mut removed, mut last) = (0, self.after);
         pg::walk(relation, &self.range(), |row| {
             let tuple = row.tuple();
             if self.has_expired(tuple) && row.delete() {
                 removed += 1;
-                last = tuple.uuid(1).map_or(last, TokenId::from_bytes);
+                last = tuple.get::<Uuid>(1).map_or(last, TokenId::from_bytes);
             }
             removed < limit
         })?;
         pg::end_command();
         self.after = last;
-        Ok(removed)
+        Ok(Step { removed, is_last: removed < limit })
     }
 
-    /// For a table whose deletions concern more than the table.
-    fn delete_by_statement(&mut self, relation: Oid, limit: u64) -> Result<u64, Error> {
-        static DELETE: Statement = Statement::new(
-            c"DELETE FROM temptoken.temp_tokens
-              WHERE id = ANY (ARRAY(
+    /// For a table whose deletions concern more than the table. A trigger or rule may keep tokens, or delete others.
+    fn step_by_statement(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
+        static SELECT: Statement = Statement::new(
+            c"SELECT picked.ids, cardinality(picked.ids)::bigint, picked.ids[cardinality(picked.ids)]
+              FROM (SELECT ARRAY(
                   SELECT t.id FROM temptoken.temp_tokens AS t
                   WHERE t.id > $1 AND t.id <= $2 AND t.expires_at <= $3
                   ORDER BY t.id
                   LIMIT $4
-                  FOR UPDATE SKIP LOCKED))
-              RETURNING id",
-            &[pg_sys::UUIDOID, pg_sys::UUIDOID, pg_sys::TIMESTAMPTZOID, pg_sys::INT8OID],
+                  FOR UPDATE SKIP LOCKED) AS ids OFFSET 0) AS picked",
+            &[Uuid::OID, Uuid::OID, Timestamptz::OID, Int8::OID],
         );
+        static DELETE: Statement =
+            Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = ANY ($1)", &[pg::UUID_ARRAY]);
         let range = self.range();
         let parameters = [
             Some(pg::uuid(&range.after)),
@@ -303,14 +302,15 @@ impl Sweep {
             Some(pg::timestamptz(self.before)),
             Some(Datum::from(limit as i64)),
         ];
-        let mut greatest = self.after;
-        // A rule on DELETE has a say in what is returned: NULL, or an id that was not asked for.
-        let rows = DELETE.run(relation, &parameters, |row| {
-            greatest = row.uuid(1).map_or(greatest, |id| greatest.max(TokenId::from_bytes(id)));
+        let (mut ids, mut count, mut last) = (None, 0, None);
+        SELECT.run_for_rows(relation, &parameters, |row| {
+            ids = row.datum(1).map(pg::keep_varlena);
+            count = row.get::<Int8>(2).unwrap_or(0) as u64;
+            last = row.get::<Uuid>(3);
         })?;
-        // Where nothing of what went has an id after the last, there is no way on.
-        self.after = if greatest > self.after { greatest } else { TokenId::from_bytes(range.to) };
-        Ok(rows)
+        self.after = last.map_or(self.after, TokenId::from_bytes);
+        let removed = if count > 0 { DELETE.run(relation, &[ids])? } else { 0 };
+        Ok(Step { removed, is_last: count < limit })
     }
 }
 
@@ -332,8 +332,8 @@ pub fn count_by_scope(names: Option<Datum>, visit: impl FnMut(&Tuple<'_>)) -> Re
                 UNION ALL SELECT NULL) AS names
           LEFT JOIN stored ON stored.scope = names.scope
           ORDER BY names.scope COLLATE \"C\"",
-        &[pg_sys::TEXTARRAYOID],
+        &[TextList::OID],
     );
-    SELECT.run(TEMP_TOKENS.oid()?, &[names], visit)?;
+    SELECT.run_for_rows(TEMP_TOKENS.oid()?, &[names], visit)?;
     Ok(())
 }

@@ -16,9 +16,7 @@ use super::by_hand::{self, Me};
 use super::place::Worker;
 use super::status;
 use super::worker::{self, OVERDUE};
-use super::{
-    LIBRARY, end, heed_signals, idle, is_running, is_told_to_end, listen_to_signals, log_failure, micros, sleep,
-};
+use super::{LIBRARY, end, heed_signals, idle, is_running, is_told_to_end, log_failure, micros, sleep};
 use crate::{pg, settings};
 
 pub const NAME: &str = "temptoken sweep launcher";
@@ -54,7 +52,7 @@ pub fn register() {
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
-    listen_to_signals();
+    pg::listen_to_signals();
     // SAFETY: called once, before any access. Without a database a process can read the shared catalogs only. The launcher needs
     // no more, and keeps nobody from dropping a database.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };

@@ -23,7 +23,7 @@ use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel, pgrx_extern_c_guard};
 use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder};
 
-use crate::errors::Error;
+use crate::errors::{Error, Kind};
 use crate::pg;
 use by_hand::Start;
 use by_hand_state::State as ByHandState;
@@ -72,53 +72,24 @@ pub fn state() -> State {
 /// Starts a launcher for this database alone; false when one runs already.
 pub fn start_by_hand() -> Result<bool, Error> {
     if status::is_preloaded() {
-        return Err(Error::sweep_preloaded());
+        return Err(Kind::SweepPreloaded.into());
     }
     if !pg::of_database(launcher::is_to_be_swept) {
-        return Err(Error::sweep_excluded());
+        return Err(Kind::SweepExcluded.into());
     }
     match by_hand::start(pg::database_oid()) {
         Start::Started => Ok(true),
         Start::Already => Ok(false),
-        Start::NoSlot => Err(Error::no_worker_slot()),
+        Start::NoSlot => Err(Kind::NoWorkerSlot.into()),
     }
 }
 
 /// Stops the launcher that [`start_by_hand`] has started; false when there was none.
 pub fn stop_by_hand() -> Result<bool, Error> {
     if status::is_preloaded() {
-        return Err(Error::sweep_preloaded());
+        return Err(Kind::SweepPreloaded.into());
     }
     Ok(by_hand::stop(pg::database_oid()))
-}
-
-// The handlers themselves: pgrx's bindings of the same names are Rust functions, which PostgreSQL cannot call.
-unsafe extern "C-unwind" {
-    fn die(signal: c_int);
-    fn SignalHandlerForConfigReload(signal: c_int);
-}
-
-/// Has this process answer to signals as a backend does: SIGTERM ends it at the next check for interrupts, also while it
-/// waits for a lock; SIGHUP has it read the configuration again.
-fn listen_to_signals() {
-    // SAFETY: the handlers are PostgreSQL's own for processes of this kind (tcop/postgres.c, postmaster/interrupt.c).
-    unsafe {
-        pqsignal(pg_sys::SIGTERM as c_int, Some(die));
-        pqsignal(pg_sys::SIGHUP as c_int, Some(SignalHandlerForConfigReload));
-        pg_sys::BackgroundWorkerUnblockSignals();
-    }
-}
-
-#[cfg(not(feature = "pg18"))]
-unsafe fn pqsignal(signal: c_int, handler: pg_sys::pqsigfunc) {
-    // SAFETY: by the caller's promise.
-    unsafe { pg_sys::pqsignal(signal, handler) };
-}
-
-#[cfg(feature = "pg18")]
-unsafe fn pqsignal(signal: c_int, handler: pg_sys::pqsigfunc) {
-    // SAFETY: by the caller's promise.
-    unsafe { pg_sys::pqsignal_be(signal, handler) };
 }
 
 /// Waits until `time` has passed or this process's latch is set, which every signal does. pg_stat_activity shows `event`.

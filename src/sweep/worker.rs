@@ -8,9 +8,9 @@ use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::place::{Place, Worker};
-use super::{LIBRARY, by_hand, catch, heed_signals, listen_to_signals, log_failure, override_settings, status};
-use crate::errors::{Error, raise};
-use crate::pg::{self, TableGone};
+use super::{LIBRARY, by_hand, catch, heed_signals, log_failure, override_settings, status};
+use crate::errors::Error;
+use crate::pg::{self, IntoReport as _, TableChanged};
 use crate::settings;
 use crate::store::{self, Lock, tokens};
 
@@ -64,7 +64,7 @@ pub fn start(database: u32) -> Option<DynamicBackgroundWorker> {
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
-    listen_to_signals();
+    pg::listen_to_signals();
     // SAFETY: called once, before any access to a database. Settings come first, so that they win over the database's own.
     // Without a user the worker acts as the superuser that initdb made, as autovacuum does.
     unsafe {
@@ -139,17 +139,17 @@ fn turn() -> End {
                 // table's owner, not those of this process.
                 match pg::become_owner(table) {
                     Ok(()) => Ok(Ok(sweep.step(limit)?)),
-                    Err(TableGone) => Ok(Err(End::Absent)),
+                    Err(TableChanged) => Ok(Err(End::Absent)),
                 }
             }
         });
-        let removed = match end {
-            Ok(removed) => removed,
+        let step = match end {
+            Ok(step) => step,
             Err(end) => return end,
         };
-        status::change(pg::database_oid(), |place| place.add(removed, begun.elapsed() < FAST, batch_size));
+        status::change(pg::database_oid(), |place| place.add(step.removed, begun.elapsed() < FAST, batch_size));
         heed_signals();
-        if removed < limit {
+        if step.is_last {
             return End::Finished;
         }
         if started.elapsed() >= TIME_LIMIT || by_hand::is_told_to_stop(pg::database_oid()) {
@@ -181,7 +181,7 @@ fn in_transaction<R>(work: impl FnOnce() -> Result<R, Error>) -> R {
         pg_sys::pgstat_report_activity(pg_sys::BackendState::STATE_RUNNING, c"temptoken: sweeping".as_ptr());
         let result = match work() {
             Ok(result) => result,
-            Err(error) => raise(error),
+            Err(error) => error.into_report().throw(),
         };
         pg_sys::CommitTransactionCommand();
         pg_sys::SetUserIdAndSecContext(user, context);

@@ -180,8 +180,29 @@ BEGIN
     RETURN NULL;
 END $$;
 SELECT public.regress_mint_as_thief();
+-- Prepared in the same transaction, as the thief.
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    entry audited;
+BEGIN
+    SELECT TG_OP INTO entry;
+    RETURN NULL;
+END $$;
+CREATE FUNCTION regress_thief.prime() RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    entry pg_temp.audited;
+BEGIN
+    SELECT 'x'::text INTO entry;
+END $$;
+BEGIN;
+SET LOCAL ROLE regress_thief;
+SELECT regress_thief.prime();
+RESET ROLE;
+SELECT public.regress_mint_as_thief();
+ROLLBACK;
 SET ROLE regress_thief;
 DROP TABLE pg_temp.audit_log;
+DROP DOMAIN pg_temp.audited;
 CREATE TEMP VIEW audit_log AS SELECT 'x'::text AS operation WHERE regress_thief.constant() = 'x';
 GRANT ALL ON audit_log TO PUBLIC;
 RESET ROLE;
@@ -192,15 +213,34 @@ BEGIN
 END $$;
 SELECT public.regress_mint_as_thief();
 DROP VIEW pg_temp.audit_log;
-DROP DOMAIN pg_temp.audited;
--- A function of the thief's, where the administrator has put it in the way.
+-- Nor is it planned with: planning estimates what the operators of a view or rule say.
+SET ROLE regress_thief;
+CREATE TABLE regress_thief.estimated AS SELECT 'a'::text AS c FROM generate_series(1, 1000);
+ANALYZE regress_thief.estimated;
+CREATE FUNCTION regress_thief.equal(text, text) RETURNS boolean LANGUAGE plpgsql AS $$
+BEGIN
+    RETURN regress_thief.called('estimate');
+END $$;
+CREATE OPERATOR regress_thief.=== (LEFTARG = text, RIGHTARG = text, FUNCTION = regress_thief.equal, RESTRICT = eqsel);
+CREATE TEMP VIEW audit_log AS SELECT 'x'::text AS operation FROM regress_thief.estimated WHERE c OPERATOR(regress_thief.===) 'b';
+GRANT ALL ON audit_log TO PUBLIC;
+RESET ROLE;
+SELECT public.regress_mint_as_thief();
+DROP VIEW pg_temp.audit_log;
+SET ROLE regress_thief;
+CREATE TEMP TABLE audit_log (operation text);
+CREATE RULE estimated AS ON INSERT TO audit_log DO ALSO
+    SELECT count(*) FROM regress_thief.estimated WHERE c OPERATOR(regress_thief.===) 'b';
+GRANT ALL ON audit_log TO PUBLIC;
+RESET ROLE;
 CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    PERFORM regress_thief.called('by name');
+    INSERT INTO audit_log VALUES (TG_OP);
     RETURN NULL;
 END $$;
 SELECT public.regress_mint_as_thief();
 SELECT count(*) AS stolen FROM public.stolen;
+DROP TABLE pg_temp.audit_log;
 -- The owner's own temporary table is the owner's.
 CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
@@ -276,6 +316,18 @@ CREATE TABLE temptoken.scopes (LIKE elsewhere.scopes INCLUDING ALL);
 INSERT INTO temptoken.scopes SELECT * FROM elsewhere.scopes;
 SELECT * FROM pg_temp.states();
 SELECT (public.temptoken_peek(current_setting('regress.token'), 'GET', '/files/42')).status;
+ROLLBACK;
+BEGIN;
+ALTER SCHEMA temptoken RENAME TO elsewhere;
+CREATE SCHEMA temptoken;
+CREATE FUNCTION temptoken.sweep_state(OUT worker text) LANGUAGE sql AS 'SELECT ''stolen''';
+SELECT worker FROM public.temptoken_sweep_status();
+ROLLBACK;
+BEGIN;
+ALTER SCHEMA temptoken RENAME TO elsewhere;
+CREATE SCHEMA temptoken;
+CREATE FUNCTION temptoken.change_privilege(text, text, text) RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE ''stolen''; END';
+SELECT public.temptoken_grant('regress_thief', 'issue');
 ROLLBACK;
 BEGIN;
 ALTER TABLE temptoken.temp_tokens RENAME TO away;

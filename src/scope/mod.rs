@@ -6,9 +6,14 @@
 //! Everything fails closed: what no rule allows is refused, and a presented path is compared as the bytes that it is.
 //! Nothing is decoded, folded, trimmed or normalised, but for the ASCII letters of a method.
 
-use std::fmt;
+mod problem;
+pub mod suspicion;
+
+pub use problem::Problem;
+pub use suspicion::{SUSPICIONS_MAX, Suspicion, suspicions};
 
 use crate::token::{self, EXPIRES_AT_MAX_MS};
+use crate::values::{OutOfMemory, Span, TextArray};
 
 /// The longest name of a scope, in bytes.
 pub const NAME_MAX: usize = 255;
@@ -23,85 +28,6 @@ pub const RESOURCE_ID_MAX: usize = 2048;
 
 /// The longest text of a caller that a message quotes, in bytes.
 const QUOTE_MAX: usize = 64;
-/// The most routes of a scope that are called suspicious in one go.
-pub const SUSPICIONS_MAX: usize = 5;
-
-const MICROS_A_DAY: i128 = 86_400_000_000;
-
-/// A length of time as SQL gives it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Span {
-    pub months: i32,
-    pub days: i32,
-    pub micros: i64,
-}
-
-impl Span {
-    /// The length in microseconds, a day counted as 24 hours whatever the time zone. `None` for what has no fixed
-    /// length (months; infinity, which carries months) or is not positive, or exceeds 64 bits.
-    pub fn length(self) -> Option<i64> {
-        if self.months != 0 {
-            return None;
-        }
-        i64::try_from(self.micros_without_months()).ok().filter(|length| *length > 0)
-    }
-
-    fn micros_without_months(self) -> i128 {
-        i128::from(self.days) * MICROS_A_DAY + i128::from(self.micros)
-    }
-
-    /// Infinity, as PostgreSQL 17 and later store it; before 17 an interval of this size cannot be entered.
-    const INFINITY: Self = Self { months: i32::MAX, days: i32::MAX, micros: i64::MAX };
-    const MINUS_INFINITY: Self = Self { months: i32::MIN, days: i32::MIN, micros: i64::MIN };
-}
-
-impl fmt::Display for Span {
-    /// The length with its unit, at most 100 bytes.
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let micros = self.micros_without_months();
-        match (*self, self.months) {
-            (Self::INFINITY, _) => write!(out, "infinity"),
-            (Self::MINUS_INFINITY, _) => write!(out, "-infinity"),
-            (_, 0) => write!(out, "{}", Seconds(micros)),
-            (_, months) => {
-                write!(out, "{months} month{}", if months == 1 { "" } else { "s" })?;
-                if micros != 0 {
-                    write!(out, " and {}", Seconds(micros))?;
-                }
-                write!(out, ", and a month has no fixed length")
-            }
-        }
-    }
-}
-
-/// Microseconds, written as seconds.
-pub struct Seconds(pub i128);
-
-impl fmt::Display for Seconds {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (sign, micros) = (if self.0 < 0 { "-" } else { "" }, self.0.unsigned_abs());
-        write!(out, "{sign}{}", micros / 1_000_000)?;
-        if micros % 1_000_000 != 0 {
-            write!(out, ".{}", format!("{:06}", micros % 1_000_000).trim_end_matches('0'))?;
-        }
-        write!(out, " second{}", if micros == 1_000_000 { "" } else { "s" })
-    }
-}
-
-/// An array of texts as SQL gives it: any number of dimensions, NULL among its elements.
-pub struct TextArray<'a> {
-    pub dimensions: i32,
-    /// Number of elements.
-    pub length: usize,
-    /// The elements; none of them was read if there are more than [`Self::LENGTH_MAX`].
-    pub elements: &'a [Option<&'a [u8]>],
-}
-
-impl TextArray<'_> {
-    /// The longest array that is read: what memory can surely hold.
-    pub const LENGTH_MAX: usize = 1_000_000;
-}
-
 /// A row of `temptoken.scopes` before it has been found valid. NULL is `None`.
 pub struct ScopeRow<'a> {
     pub name: Option<&'a [u8]>,
@@ -110,211 +36,6 @@ pub struct ScopeRow<'a> {
     pub max_ttl: Option<Span>,
     pub max_uses: Option<i32>,
     pub spending_methods: Option<TextArray<'a>>,
-}
-
-/// The rule that a scope breaks. Its text is for the person who wrote the scope.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Problem {
-    NameMissing,
-    NameTooLong,
-    NameMalformed,
-    RoutesMissing,
-    NotOneDimensional(&'static str),
-    NullElement(&'static str),
-    TooLong(&'static str),
-    PlaceholderNull,
-    PlaceholderMalformed,
-    RouteMalformed {
-        number: usize,
-    },
-    /// `what` it has that is one space too many.
-    Space {
-        number: usize,
-        what: &'static str,
-    },
-    RouteTooLong {
-        number: usize,
-    },
-    MethodMalformed {
-        number: usize,
-    },
-    PathMalformed {
-        number: usize,
-    },
-    /// `text`, in brackets of some kind, is not the placeholder; `None` where it may not be quoted. `placeholder` is the
-    /// scope's own, or empty.
-    OtherPlaceholder {
-        number: usize,
-        text: Option<String>,
-        placeholder: Option<String>,
-    },
-    PlaceholderMissing {
-        number: usize,
-        placeholder: Option<String>,
-    },
-    TtlMalformed,
-    /// No rule, but the memory for the scope is not there.
-    OutOfMemory,
-    MaxUsesNotPositive,
-    SpendingMethodsEmpty,
-    SpendingMethodUnknown {
-        number: usize,
-    },
-}
-
-impl fmt::Display for Problem {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NameMissing => write!(out, "the name is NULL or empty"),
-            Self::NameTooLong => write!(out, "the name is longer than {NAME_MAX} bytes"),
-            Self::NameMalformed => {
-                write!(
-                    out,
-                    "the name is not made of visible ASCII characters other than \" and \\ (scope-token, RFC 6749)"
-                )
-            }
-            Self::RoutesMissing => write!(out, "allowed_routes is NULL or empty"),
-            Self::NotOneDimensional(what) => write!(out, "{what} is not a one-dimensional array"),
-            Self::NullElement(what) => write!(out, "{what} contains NULL"),
-            Self::TooLong(what) => write!(out, "{what} has more than {ROUTES_MAX} elements"),
-            Self::RouteTooLong { number } => write!(out, "route {number} is longer than {ROUTE_MAX} bytes"),
-            Self::PlaceholderNull => write!(out, "resource_id_in_path is NULL; without a placeholder it is ''"),
-            Self::PlaceholderMalformed => {
-                write!(
-                    out,
-                    "resource_id_in_path is not made of at most {PLACEHOLDER_MAX} visible ASCII characters other than \
-                     / ? # %"
-                )
-            }
-            Self::RouteMalformed { number } => write!(out, "route {number} is not of the form METHOD /path"),
-            Self::Space { number, what } => {
-                write!(out, "route {number} {what}; its only space is the one between METHOD and /path")
-            }
-            Self::MethodMalformed { number } => write!(out, "the method of route {number} is not a token of RFC 9110"),
-            Self::PathMalformed { number } => write!(
-                out,
-                "the path of route {number} is not made of segments of RFC 3986 path characters without \
-                 percent-encoding, none of them empty, \".\" or \"..\""
-            ),
-            Self::OtherPlaceholder { number, text, placeholder } => {
-                let text = text.as_deref().unwrap_or("text in brackets");
-                match placeholder.as_deref() {
-                    Some("") => write!(out, "route {number} contains {text}, but resource_id_in_path is ''"),
-                    Some(own) => {
-                        write!(
-                            out,
-                            "route {number} contains {text}, which is not {own}, the placeholder of resource_id_in_path"
-                        )
-                    }
-                    None => {
-                        write!(
-                            out,
-                            "route {number} contains {text}, which is not the placeholder of resource_id_in_path"
-                        )
-                    }
-                }
-            }
-            Self::PlaceholderMissing { number, placeholder } => match placeholder {
-                Some(own) => {
-                    write!(out, "route {number} does not contain {own}, the placeholder of resource_id_in_path")
-                }
-                None => write!(out, "route {number} does not contain the placeholder of resource_id_in_path"),
-            },
-            Self::TtlMalformed => write!(out, "max_ttl is not a positive, finite interval without months or years"),
-            Self::OutOfMemory => write!(out, "there is no memory for the scope"),
-            Self::MaxUsesNotPositive => write!(out, "max_uses is not positive"),
-            Self::SpendingMethodsEmpty => write!(out, "spending_methods is empty; NULL means every method"),
-            Self::SpendingMethodUnknown { number } => {
-                write!(out, "element {number} of spending_methods is the method of no route")
-            }
-        }
-    }
-}
-
-/// A route that is valid, but probably not what its author meant.
-#[derive(Debug, PartialEq, Eq)]
-pub struct Suspicion {
-    /// The route's place in the list, from 1.
-    pub number: usize,
-    pub kind: SuspicionKind,
-    /// The segment or method; `None` where it may not be quoted.
-    pub text: Option<String>,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SuspicionKind {
-    /// A method `*`, or several with `|` between them.
-    Method,
-    /// A segment that starts with `:` and is not the placeholder, or goes on after it as a name does.
-    Name,
-    /// A segment with `*`.
-    Wildcard,
-    /// A segment that is `.` or `..` up to its first `;`.
-    Dots,
-}
-
-impl SuspicionKind {
-    /// What to do about it, as a sentence.
-    pub fn hint(self) -> &'static str {
-        match self {
-            Self::Method => "Register a route for each method.",
-            Self::Name => {
-                "To have a segment stand for the resource id, name it: resource_id_in_path => ':id'. Others are compared as written."
-            }
-            Self::Wildcard => "No character stands for others: register each path, or use the placeholder.",
-            Self::Dots => "Servers cut what follows a semicolon, and then resolve the dots.",
-        }
-    }
-}
-
-impl fmt::Display for Suspicion {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let what = if self.kind == SuspicionKind::Method { "method" } else { "segment" };
-        match &self.text {
-            Some(text) => write!(out, "Route {} has the {what} {text}", self.number)?,
-            None => write!(out, "Route {} has a {what}", self.number)?,
-        }
-        match self.kind {
-            SuspicionKind::Method => write!(out, ", which is compared as one method of that name."),
-            SuspicionKind::Name => write!(out, ", which is not the placeholder."),
-            SuspicionKind::Wildcard => write!(out, ", which is compared as it is written."),
-            SuspicionKind::Dots => write!(out, ", which no server that resolves dots lets through."),
-        }
-    }
-}
-
-/// The first routes of a valid scope that cannot be meant, at most [`SUSPICIONS_MAX`] of them.
-pub fn suspicions(row: &ScopeRow<'_>) -> Vec<Suspicion> {
-    let placeholder = row.resource_id_in_path.unwrap_or_default();
-    let routes = row.allowed_routes.iter().flat_map(|array| array.elements.iter().copied().flatten().enumerate());
-    let of_route = |(index, route): (usize, &[u8])| {
-        let mut words = route.splitn(2, |byte| *byte == b' ');
-        let method = words.next().filter(|method| *method == b"*" || method.contains(&b'|'));
-        let method = method.map(|method| (SuspicionKind::Method, method));
-        let mut segments = words.next().unwrap_or_default().split(|byte| *byte == b'/');
-        let segment = segments.find_map(|segment| Some((suspicion_of_segment(segment, placeholder)?, segment)));
-        let suspicion =
-            move |(kind, text)| Suspicion { number: index + 1, kind, text: quotable(text).map(String::from) };
-        method.into_iter().chain(segment).map(suspicion).collect::<Vec<_>>()
-    };
-    routes.flat_map(of_route).take(SUSPICIONS_MAX).collect()
-}
-
-fn suspicion_of_segment(segment: &[u8], placeholder: &[u8]) -> Option<SuspicionKind> {
-    let is_name = segment.first() == Some(&b':') && {
-        let after = segment.strip_prefix(placeholder).filter(|_| !placeholder.is_empty());
-        // With the placeholder :id, the segment :idx would be x after the resource id.
-        after.is_none_or(|after| after.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_'))
-    };
-    if is_name {
-        Some(SuspicionKind::Name)
-    } else if pieces(segment, placeholder).any(|piece| piece.contains(&b'*')) {
-        Some(SuspicionKind::Wildcard)
-    } else if matches!(before_semicolon(segment), b"." | b"..") {
-        Some(SuspicionKind::Dots)
-    } else {
-        None
-    }
 }
 
 /// `text` of a caller as a message may quote it: cut to its first 64 bytes. `None` where it is not a scope-token, or may
@@ -505,14 +226,14 @@ impl<'a> Route<'a> {
 
 fn check_route(text: &[u8], placeholder: &[u8], number: usize) -> Result<(), Problem> {
     if text.len() > ROUTE_MAX {
-        return Err(Problem::RouteTooLong { number });
+        return Err(Problem::RouteTooLong(number));
     }
-    let Route { method, path } = Route::split(text).ok_or(Problem::RouteMalformed { number })?;
+    let Route { method, path } = Route::split(text).ok_or(Problem::RouteMalformed(number))?;
     if let Some(what) = second_space(method, path) {
-        return Err(Problem::Space { number, what });
+        return Err(Problem::Space(number, what));
     }
     if !is_token(method) {
-        return Err(Problem::MethodMalformed { number });
+        return Err(Problem::MethodMalformed(number));
     }
     let own = || if placeholder.is_empty() { Some(String::new()) } else { quotable(placeholder).map(String::from) };
     if let Some(text) = pieces(path, placeholder).find_map(bracketed) {
@@ -520,10 +241,10 @@ fn check_route(text: &[u8], placeholder: &[u8], number: usize) -> Result<(), Pro
         return Err(Problem::OtherPlaceholder { number, text, placeholder: own() });
     }
     if !is_path(path, placeholder) {
-        return Err(Problem::PathMalformed { number });
+        return Err(Problem::PathMalformed(number));
     }
     if !placeholder.is_empty() && pieces(path, placeholder).nth(1).is_none() {
-        return Err(Problem::PlaceholderMissing { number, placeholder: own() });
+        return Err(Problem::PlaceholderMissing(number, own()));
     }
     Ok(())
 }
@@ -568,7 +289,7 @@ fn read_spending_methods(
     // A method that no route has could never spend: a limit that never bites is a mistake worth an error.
     let known = |method: &&[u8]| routes(elements).any(|route| route.method.eq_ignore_ascii_case(method));
     if let Some(index) = methods.iter().flatten().position(|method| !known(method)) {
-        return Err(Problem::SpendingMethodUnknown { number: index + 1 });
+        return Err(Problem::SpendingMethodUnknown(index + 1));
     }
     let write = |push: &mut dyn FnMut(&[u8])| {
         for method in methods.iter().flatten() {
@@ -576,11 +297,11 @@ fn read_spending_methods(
             push(b" ");
         }
     };
-    join(write).map(Some)
+    Ok(Some(join(write)?))
 }
 
 /// The text of a [`Scope`]. No length exceeds [`NAME_MAX`] or [`ROUTE_MAX`], which 16 bits can say.
-fn write(name: &[u8], elements: &[Option<&[u8]>], placeholder: &[u8]) -> Result<Box<[u8]>, Problem> {
+fn write(name: &[u8], elements: &[Option<&[u8]>], placeholder: &[u8]) -> Result<Box<[u8]>, OutOfMemory> {
     join(|push| {
         push(name);
         for Route { method, path } in routes(elements) {
@@ -599,11 +320,11 @@ fn write(name: &[u8], elements: &[Option<&[u8]>], placeholder: &[u8]) -> Result<
 }
 
 /// What `write` pushes, in one piece of memory of the right size, which may not be there. It is called twice.
-fn join(write: impl Fn(&mut dyn FnMut(&[u8]))) -> Result<Box<[u8]>, Problem> {
+fn join(write: impl Fn(&mut dyn FnMut(&[u8]))) -> Result<Box<[u8]>, OutOfMemory> {
     let mut length = 0;
     write(&mut |part| length += part.len());
     let mut text = Vec::new();
-    text.try_reserve_exact(length).map_err(|_| Problem::OutOfMemory)?;
+    text.try_reserve_exact(length).map_err(|_| OutOfMemory)?;
     write(&mut |part| text.extend_from_slice(part));
     Ok(text.into_boxed_slice())
 }

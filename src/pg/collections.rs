@@ -1,0 +1,123 @@
+//! Lists, sets, arrays and growing texts in the memory of a call. PostgreSQL frees them, so none has a destructor. Where
+//! memory is at its end, 53200 leaves by longjmp.
+
+use std::ffi::{c_char, c_int};
+use std::fmt;
+
+use pgrx::pg_sys::{self, Datum};
+use pgrx::{PgSqlErrorCode, PgTryBuilder};
+
+use super::call::Call;
+use super::datum::{SqlType as _, Text, palloc_list, varlena};
+use super::ffi::{appendBinaryStringInfo, construct_array, hash_search};
+
+/// A list of `values`.
+pub fn list<'call, T: Copy>(_call: &Call<'call>, values: impl ExactSizeIterator<Item = T>) -> &'call mut [T] {
+    // SAFETY: the list lives as long as the call.
+    unsafe { palloc_list(values) }
+}
+
+/// The element types of [`array`].
+#[derive(Clone, Copy)]
+pub enum ElementType {
+    Uuid,
+    Bytea,
+}
+
+/// A one-dimensional array without NULL.
+pub fn array(call: &Call<'_>, elements: impl ExactSizeIterator<Item = Datum>, of: ElementType) -> Datum {
+    let (oid, length, align) = match of {
+        ElementType::Uuid => (pg_sys::UUIDOID, 16, pg_sys::TYPALIGN_CHAR),
+        ElementType::Bytea => (pg_sys::BYTEAOID, -1, pg_sys::TYPALIGN_INT),
+    };
+    let elements = list(call, elements);
+    // SAFETY: length, passing by reference and alignment are those of the type (pg_type.dat).
+    unsafe {
+        let count = elements.len() as c_int;
+        construct_array(elements.as_mut_ptr(), count, oid, length, false, align as c_char).into()
+    }
+}
+
+/// A text that grows to at most 1 GB. More is PostgreSQL's error 54000.
+pub struct StringInfo(pg_sys::StringInfoData);
+
+impl StringInfo {
+    /// An empty text.
+    pub fn new(_call: &Call<'_>) -> Self {
+        let mut text = pg_sys::StringInfoData::default();
+        // SAFETY: fills in the structure.
+        unsafe { pg_sys::initStringInfo(&mut text) };
+        Self(text)
+    }
+
+    /// Appends `bytes`.
+    pub fn push(&mut self, bytes: &[u8]) {
+        let length = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
+        // SAFETY: the structure was filled in. A length over the limit is an error before anything is copied.
+        unsafe { appendBinaryStringInfo(&mut self.0, bytes.as_ptr().cast(), length) };
+    }
+
+    /// The jsonb that the text stands for, in the database's encoding. 22P02 if it is no JSON.
+    pub fn to_jsonb(&self) -> Datum {
+        // SAFETY: jsonb_in takes a C string, which the text of a StringInfo is (lib/stringinfo.h).
+        unsafe {
+            let argument = Some(Datum::from(self.0.data));
+            pgrx::fcinfo::direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]).unwrap_or(Datum::from(0))
+        }
+    }
+}
+
+impl fmt::Write for StringInfo {
+    /// Always Ok: PostgreSQL raises its errors.
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.push(text.as_bytes());
+        Ok(())
+    }
+}
+
+/// The field `name` of a JSON object, as a text; the last one if there are several. `None` if there is none, it is null, or
+/// `json` is no JSON: PostgreSQL's error would repeat what is in it.
+pub fn json_field<'call>(_call: &Call<'call>, json: &[u8], name: &[u8]) -> Option<&'call [u8]> {
+    let arguments = [json, name].map(|text| Some(varlena(text)));
+    // SAFETY: the function takes a json, which is stored as text, and a text, and does nothing but read them: there is
+    // nothing to roll back after its error. The result lives as long as the call.
+    let field = PgTryBuilder::new(|| unsafe {
+        pgrx::fcinfo::direct_function_call_as_datum(pg_sys::json_object_field_text, &arguments)
+    });
+    let malformed = [
+        PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
+        PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER,
+        PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+    ];
+    let field = malformed.into_iter().fold(field, |field, code| field.catch_when(code, |_| None)).execute();
+    // SAFETY: the result is a text.
+    field.map(|field| unsafe { Text::read(field) })
+}
+
+/// A set of keys of `LENGTH` bytes.
+pub struct Set<const LENGTH: usize>(*mut pg_sys::HTAB);
+
+impl<const LENGTH: usize> Set<LENGTH> {
+    /// An empty set.
+    pub fn new(_call: &Call<'_>) -> Self {
+        let flags = pg_sys::HASH_ELEM | pg_sys::HASH_BLOBS | pg_sys::HASH_CONTEXT;
+        // SAFETY: the table is made in the memory context of the call.
+        unsafe {
+            let mut control = pg_sys::HASHCTL {
+                keysize: LENGTH,
+                entrysize: LENGTH,
+                hcxt: pg_sys::CurrentMemoryContext,
+                ..Default::default()
+            };
+            Self(pg_sys::hash_create(c"temptoken set".as_ptr(), 256, &raw mut control, flags as c_int))
+        }
+    }
+
+    /// Adds `key`. Returns whether it is new.
+    pub fn insert(&mut self, key: &[u8; LENGTH]) -> bool {
+        let mut found = false;
+        // SAFETY: the key has the length of the table's keys. The table copies it as its entry.
+        unsafe { hash_search(self.0, key.as_ptr().cast(), pg_sys::HASHACTION::HASH_ENTER, &mut found) };
+        !found
+    }
+}

@@ -1,0 +1,65 @@
+//! The seam to the server: what any extension would need of PostgreSQL, behind functions that are safe to call.
+//!
+//! Lives here and below: calls of SQL functions, values, the lookup, the walk, statements, locks, the session, and most of
+//! this crate's `unsafe`. May not come in here: tokens, scopes, names of our tables.
+//!
+//! Two habits. What is opened has no destructor: after an error PostgreSQL's resource owners and memory contexts clean up.
+//! And what outlives a function is palloc'd in the memory context that is current at the call, which the executor resets.
+//!
+//! **The longjmp rule.** PostgreSQL raises an error by longjmp, which runs no destructor. pgrx guards its bindings: there an
+//! error becomes a panic, and destructors run. The functions of `ffi` are not guarded. Whoever calls one of the following
+//! owns no destructor at that moment, and neither do its callers: no Vec, String or Box, no RefCell's borrow.
+//!
+//! - `datum`: `varlena`, `uuid`, and what reads a value (`SqlType::read`, `Bytes::read`), where it is compressed
+//! - `collections`: all
+//! - `lock`: `lock_row_to_update`
+//! - `statement`: all that run one; also what `visit` does
+//! - `walk`: `walk`; also what `visit` does
+//! - `report`: `Report::throw`, `notice`
+//!
+//! `find` has one guard of its own around the whole lookup. The functions that return `OutOfMemory` raise no error.
+
+mod call;
+mod collections;
+mod datum;
+mod ffi;
+mod lock;
+mod lookup;
+mod owner;
+mod relation;
+mod report;
+mod session;
+mod signals;
+mod statement;
+mod trigger;
+mod walk;
+
+pub use pgrx::pg_sys::{Datum, InvalidOid, Oid};
+
+pub(crate) use call::sql_functions;
+pub use call::{Call, RowType, enter};
+pub use collections::{ElementType, Set, StringInfo, array, json_field, list};
+pub use datum::{
+    Boolean, Bytea, Bytes, Int4, Int8, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid, from_boxed,
+    from_utf8, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
+};
+pub use lock::{lock_for_writing, lock_for_writing_without_waiting, lock_name, lock_row_to_update};
+pub use lookup::{Key, Tuple, find};
+pub use owner::{Refusals, become_owner, guard_owner};
+pub use relation::{
+    TableChanged, accept_invalidations, belongs_to_extension, has_trigger_enabled_always, on_invalidation,
+    starts_with_columns, table_oid,
+};
+pub use report::{IntoReport, Report, disable_backtraces, notice};
+pub use session::{
+    End, Savepoint, check_for_interrupts, commit_durably, database_name, database_oid, end_command, in_recovery, now,
+    of_database, on_end, pid, require_writable, savepoint, setting, unless_it_fails,
+};
+pub use signals::listen_to_signals;
+pub use statement::Statement;
+pub use trigger::ColumnText;
+pub use walk::{UuidRange, deletes_plainly, walk, walk_without_waiting};
+
+/// The oids of array types that are parameters of statements.
+pub const UUID_ARRAY: Oid = pgrx::pg_sys::UUIDARRAYOID;
+pub const BYTEA_ARRAY: Oid = pgrx::pg_sys::BYTEAARRAYOID;

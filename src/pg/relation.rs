@@ -1,0 +1,108 @@
+//! Tables: found by name, described, and watched for changes.
+
+use std::ffi::{CStr, c_int};
+use std::sync::OnceLock;
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+/// The table was dropped, or is not the one any more that the caller takes it for.
+#[derive(Clone, Copy, Debug)]
+pub struct TableChanged;
+
+/// Opens a table, which is closed again, or at the latest at the end of the transaction.
+///
+/// # Safety
+/// Within a transaction.
+pub(super) unsafe fn open(relation: Oid, lock: pg_sys::LOCKMODE) -> Result<pg_sys::Relation, TableChanged> {
+    // SAFETY: by the caller's promise.
+    let table = unsafe { pg_sys::try_relation_open(relation, lock) };
+    if table.is_null() { Err(TableChanged) } else { Ok(table) }
+}
+
+/// What `ask` answers about table `relation`, which is open and locked for reading meanwhile.
+pub(super) fn of_table<R>(relation: Oid, ask: impl FnOnce(pg_sys::Relation) -> R) -> Result<R, TableChanged> {
+    let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+    // SAFETY: within a transaction, as every call from SQL and from a worker is.
+    unsafe {
+        let table = open(relation, lock)?;
+        let answer = ask(table);
+        pg_sys::relation_close(table, lock);
+        Ok(answer)
+    }
+}
+
+/// The table `name` in `schema`. Names are taken as they are, without a search path.
+pub fn table_oid(schema: &CStr, name: &CStr) -> Option<Oid> {
+    // SAFETY: catalog lookups by name.
+    unsafe {
+        let namespace = pg_sys::get_namespace_oid(schema.as_ptr(), true);
+        if namespace == pg_sys::InvalidOid {
+            return None;
+        }
+        Some(pg_sys::get_relname_relid(name.as_ptr(), namespace)).filter(|oid| *oid != pg_sys::InvalidOid)
+    }
+}
+
+/// Whether table `relation` belongs to the extension `name`.
+pub fn belongs_to_extension(relation: Oid, name: &CStr) -> bool {
+    // SAFETY: catalog lookups by name and oid.
+    unsafe {
+        let extension = pg_sys::get_extension_oid(name.as_ptr(), true);
+        extension != pg_sys::InvalidOid
+            && pg_sys::getExtensionOfObject(pg_sys::RelationRelationId, relation) == extension
+    }
+}
+
+/// Whether `relation` is an ordinary table whose first columns have these types.
+pub fn starts_with_columns(relation: Oid, types: &[Oid]) -> Result<bool, TableChanged> {
+    // SAFETY: the description has natts attributes. A dropped column has no type.
+    of_table(relation, |table| unsafe {
+        let description = (*table).rd_att;
+        (*(*table).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION
+            && (*description).natts as usize >= types.len()
+            && (1..).zip(types).all(|(number, of)| pg_sys::SPI_gettypeid(description, number) == *of)
+    })
+}
+
+/// Whether table `relation` has a trigger of this name that is enabled ALWAYS, so that it fires for replicated rows too.
+pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, TableChanged> {
+    // SAFETY: there are as many triggers as numtriggers says.
+    of_table(relation, |table| unsafe {
+        let fires = |trigger: &pg_sys::Trigger| {
+            CStr::from_ptr(trigger.tgname) == name && trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS
+        };
+        (*table).trigdesc.as_ref().is_some_and(|triggers| {
+            std::slice::from_raw_parts(triggers.triggers, triggers.numtriggers as usize).iter().any(fires)
+        })
+    })
+}
+
+/// Processes pending invalidations, as taking a lock does.
+pub fn accept_invalidations() {
+    // SAFETY: within a transaction.
+    unsafe { pg_sys::AcceptInvalidationMessages() }
+}
+
+/// What is called when the description of a table may have ended.
+static ON_INVALIDATION: OnceLock<fn(Oid)> = OnceLock::new();
+
+/// Has `call` called with the oid of every table whose relcache entry ends, and with InvalidOid when that may be any table
+/// or a schema has changed. `call` raises no error and calls nothing of PostgreSQL's. Call this once a process.
+pub fn on_invalidation(call: fn(Oid)) {
+    if ON_INVALIDATION.set(call).is_ok() {
+        // SAFETY: the callbacks are static functions.
+        unsafe {
+            pg_sys::CacheRegisterRelcacheCallback(Some(relation_ended), Datum::from(0));
+            let cache = pg_sys::SysCacheIdentifier::NAMESPACEOID as c_int;
+            pg_sys::CacheRegisterSyscacheCallback(cache, Some(schema_changed), Datum::from(0));
+        }
+    }
+}
+
+unsafe extern "C-unwind" fn relation_ended(_argument: Datum, relation: Oid) {
+    ON_INVALIDATION.get().inspect(|call| call(relation));
+}
+
+unsafe extern "C-unwind" fn schema_changed(_argument: Datum, _cache: c_int, _hash: u32) {
+    ON_INVALIDATION.get().inspect(|call| call(pg_sys::InvalidOid));
+}

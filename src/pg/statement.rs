@@ -1,0 +1,137 @@
+//! Kept SQL statements, run through SPI as the owner of a table.
+
+use std::ffi::{CStr, c_char, c_int};
+use std::ptr;
+use std::sync::atomic::{AtomicPtr, Ordering};
+
+use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::call::{Call, split};
+use super::ffi::SPI_execute_snapshot;
+use super::lookup::{Reader, Tuple};
+use super::owner::{as_owner, naming_only};
+use super::relation::TableChanged;
+use super::session::commit_durably;
+
+/// A statement on one table that is planned once a session. The table is qualified in it; functions and operators are
+/// PostgreSQL's own, since it runs under the search path `pg_catalog, pg_temp`.
+pub struct Statement {
+    sql: &'static CStr,
+    types: &'static [Oid],
+    lock: pg_sys::LOCKMODE,
+    plan: AtomicPtr<pg_sys::_SPI_plan>,
+}
+
+impl Statement {
+    /// A statement that writes, with parameters of `types`, at most [`COLUMNS_MAX`](super::call::COLUMNS_MAX).
+    pub const fn new(sql: &'static CStr, types: &'static [Oid]) -> Self {
+        Self::with_lock(sql, types, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)
+    }
+
+    /// A statement that reads.
+    pub const fn reading(sql: &'static CStr, types: &'static [Oid]) -> Self {
+        Self::with_lock(sql, types, pg_sys::AccessShareLock as pg_sys::LOCKMODE)
+    }
+
+    const fn with_lock(sql: &'static CStr, types: &'static [Oid], lock: pg_sys::LOCKMODE) -> Self {
+        Self { sql, types, lock, plan: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Runs the statement on the newest committed state, as the owner of table `relation` and without its row-level
+    /// security, so that the caller of an SQL function needs no right on the table. Returns how many rows were inserted,
+    /// updated, deleted or returned.
+    ///
+    /// An error leaves by longjmp.
+    pub fn run(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<u64, TableChanged> {
+        self.run_for_rows(relation, parameters, |_| {})
+    }
+
+    /// As [`Self::run`]. Calls `visit` with each row that the statement returns.
+    pub fn run_for_rows(
+        &self,
+        relation: Oid,
+        parameters: &[Option<Datum>],
+        mut visit: impl FnMut(&Tuple<'_>),
+    ) -> Result<u64, TableChanged> {
+        let (mut values, nulls) = split(parameters);
+        let nulls = nulls.map(|null| if null { b'n' } else { b' ' } as c_char);
+        // SAFETY: the plan has as many parameters, of the declared types. After an error PostgreSQL unwinds SPI's stack.
+        unsafe {
+            let run = || {
+                let caller = pg_sys::CurrentMemoryContext;
+                check(pg_sys::SPI_connect());
+                // Planned as the owner too, since parsing needs USAGE on the schema.
+                let (plan, snapshot, none) = (self.plan(), pg_sys::GetLatestSnapshot(), ptr::null_mut());
+                check(SPI_execute_snapshot(plan, values.as_mut_ptr(), nulls.as_ptr(), snapshot, none, false, true, 0));
+                let rows = pg_sys::SPI_processed;
+                let inner = pg_sys::MemoryContextSwitchTo(caller);
+                visit_result(&mut visit);
+                pg_sys::MemoryContextSwitchTo(inner);
+                check(pg_sys::SPI_finish());
+                rows
+            };
+            as_owner(relation, self.lock, || naming_only(self.sql, relation, run))
+        }
+    }
+
+    /// As [`Self::run`], for a statement that returns at most one row: a copy of it.
+    pub fn run_for_row<'call>(
+        &self,
+        _call: &Call<'call>,
+        relation: Oid,
+        parameters: &[Option<Datum>],
+    ) -> Result<Option<Tuple<'call>>, TableChanged> {
+        let mut found = None;
+        // SAFETY: while rows are visited, the memory context of the call is current.
+        self.run_for_rows(relation, parameters, |row| found = Some(unsafe { row.copy() }))?;
+        Ok(found)
+    }
+
+    /// As [`Self::run`]. If any row was changed, the commit waits for its WAL whatever
+    /// synchronous_commit says, so that no crash undoes it.
+    pub fn run_durably(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<u64, TableChanged> {
+        let rows = self.run(relation, parameters)?;
+        if rows > 0 {
+            commit_durably();
+        }
+        Ok(rows)
+    }
+
+    /// # Safety
+    /// SPI is connected.
+    unsafe fn plan(&self) -> pg_sys::SPIPlanPtr {
+        let known = self.plan.load(Ordering::Relaxed);
+        if !known.is_null() {
+            return known;
+        }
+        // SAFETY: the statement is static text. A kept plan lives as long as the session.
+        let made = unsafe {
+            let types = self.types.as_ptr().cast_mut();
+            let plan = pg_sys::SPI_prepare(self.sql.as_ptr(), self.types.len() as c_int, types);
+            assert!(!plan.is_null(), "SPI_prepare: error {}", { pg_sys::SPI_result });
+            check(pg_sys::SPI_keepplan(plan));
+            plan
+        };
+        self.plan.store(made, Ordering::Relaxed);
+        made
+    }
+}
+
+/// Calls `visit` with each row of the statement's result, if it has one.
+///
+/// # Safety
+/// SPI is connected and has run a statement.
+unsafe fn visit_result(visit: &mut impl FnMut(&Tuple<'_>)) {
+    // SAFETY: a result has `numvals` rows of its description.
+    unsafe {
+        let Some(result) = pg_sys::SPI_tuptable.as_ref() else { return };
+        let reader = Reader::new(result.tupdesc);
+        for tuple in std::slice::from_raw_parts(result.vals, result.numvals as usize) {
+            visit(&reader.read(*tuple));
+        }
+    }
+}
+
+fn check(code: c_int) {
+    assert!(code >= 0, "SPI: error {code}");
+}
