@@ -73,7 +73,7 @@ fn examples(markdown: &str) -> Vec<Example> {
 /// What psql prints for each of the examples: results, messages, errors with their SQLSTATE.
 fn outputs(cluster: &Cluster, examples: &[Example]) -> Vec<String> {
     const MARK: &str = "@@ the next example";
-    let mut script = String::from("\\set VERBOSITY verbose\n");
+    let mut script = String::from("\\set VERBOSITY verbose\n\\set SHOW_CONTEXT never\n");
     for example in examples {
         write!(script, "{}\n\\echo '{MARK}'\n", example.sql).unwrap();
     }
@@ -95,7 +95,7 @@ fn outputs(cluster: &Cluster, examples: &[Example]) -> Vec<String> {
 fn comparable(output: &str) -> Vec<String> {
     let is_compared = |line: &&str| {
         let is_count = line.starts_with('(') && (line.ends_with(" rows)") || *line == "(1 row)");
-        !line.trim().is_empty() && !is_count && !line.starts_with("LOCATION:") && !line.starts_with("CONTEXT:")
+        !line.trim().is_empty() && !is_count && !line.starts_with("LOCATION:")
     };
     output.lines().filter(is_compared).map(comparable_line).collect()
 }
