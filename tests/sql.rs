@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Cluster, pg_config};
+use common::{Cluster, pg_config, text};
 
 fn names(dir: &Path, extension: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
@@ -108,4 +108,26 @@ fn isolation_specs() {
         let dir = tests_dir().join("isolation");
         run_suite(&driver, &dir, &names(&dir.join("specs"), "spec"), "", "isolation");
     }
+}
+
+/// The types of arguments are written in two places: in sql/, and where Rust reads them.
+#[test]
+fn rust_reads_arguments_of_the_types_that_sql_declares() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute(
+            "CREATE FUNCTION pg_temp.signatures() RETURNS text LANGUAGE c AS 'temptoken', 'temptoken_signatures'",
+        )
+        .unwrap();
+    let mut read: Vec<String> = text(&mut client, "SELECT pg_temp.signatures()").lines().map(str::to_owned).collect();
+    read.retain(|line| line != "temptoken_signatures");
+    read.sort();
+    let declared = text(
+        &mut client,
+        "SELECT string_agg(line, E'\\n' ORDER BY line COLLATE \"C\") FROM (
+             SELECT rtrim(prosrc || ' ' || array_to_string(proargtypes::oid[], ' ')) AS line
+             FROM pg_proc WHERE probin LIKE '%temptoken' AND pronamespace <> pg_my_temp_schema()) AS declared",
+    );
+    assert_eq!(read, declared.lines().collect::<Vec<_>>());
 }

@@ -153,6 +153,31 @@ fn a_worker_that_does_not_end_is_left_behind() {
 
 /// More rows in a batch than a worker gets through in its time: smaller batches follow.
 #[test]
+fn tokens_that_a_trigger_keeps_hold_up_no_others() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h", "temptoken.sweep_batch_size = 2"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 RETURN CASE WHEN OLD.resource_id = 'kept' THEN NULL ELSE OLD END;
+             END $$;
+             CREATE TRIGGER keep BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION keep();
+             SELECT temptoken_mint('files', 'kept', '1 millisecond') FROM generate_series(1, 4)",
+        )
+        .unwrap();
+    mint(&mut client, 5, "1 second");
+    wait_until("all have expired", || {
+        text(&mut client, "SELECT bool_and(expires_at < now()) FROM temptoken.temp_tokens") == "t"
+    });
+    let launcher = wait_for("the launcher runs", || value(&mut client, LAUNCHER));
+    text(&mut client, &format!("SELECT pg_terminate_backend({launcher})"));
+    wait_until("those that are not kept are swept", || has_tokens(&mut client, 4));
+    assert_eq!(text(&mut client, "SELECT temptoken_delete_expired()"), "0");
+}
+
+#[test]
 fn a_batch_that_is_too_large_for_a_slow_trigger_shrinks() {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
     let mut client = cluster.connect("postgres");
