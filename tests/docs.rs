@@ -242,7 +242,8 @@ fn every_link_leads_somewhere() {
             let (file, part) = target.split_once('#').unwrap_or((target, ""));
             let file = if file.is_empty() { page.clone() } else { page.parent().unwrap().join(file) };
             assert!(root().join(&file).exists(), "{page:?}: {target}");
-            let leads = part.is_empty() || read(&file).lines().any(|line| line.starts_with('#') && anchor(line) == part);
+            let leads =
+                part.is_empty() || read(&file).lines().any(|line| line.starts_with('#') && anchor(line) == part);
             assert!(leads, "{page:?}: {target}");
         }
     }
@@ -294,7 +295,10 @@ impl Function {
         let mut text = format!("```\n{}\n```\n\n", self.signature());
         for line in self.comment.lines() {
             // `Errors: …; ….` or `Errors, the first that holds: …`, at the end of a line or as one.
-            let at = line.match_indices("Errors").map(|(at, _)| at).find(|at| line[..*at].is_empty() || line[..*at].ends_with(". "));
+            let at = line
+                .match_indices("Errors")
+                .map(|(at, _)| at)
+                .find(|at| line[..*at].is_empty() || line[..*at].ends_with(". "));
             let (said, errors) = line.split_at(at.unwrap_or(line.len()));
             if !said.is_empty() {
                 text += &self.paragraph(said);
