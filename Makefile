@@ -86,6 +86,8 @@ lint: setup ## Check format, clippy, and the install script with pgspot
 	cargo fmt --check
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
 	cat $(SQL) | target/pgspot/bin/pgspot
+	@! grep -rn pg_sys src | grep -vE '^src/(pg/|sweep/|counters\.rs|settings\.rs)' || \
+		{ echo "lint: these rooms reach the server through src/pg alone" >&2; false; }
 
 .PHONY: clean
 clean: ## Remove the demo's cluster and everything that was built
