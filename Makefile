@@ -6,9 +6,9 @@ SHELL := /bin/bash
 # Looked up anew for each target: there may be none until `setup` has run.
 PG_CONFIG ?= $(shell scripts/pg-config)
 export PG_CONFIG
-export PGRX_HOME := $(CURDIR)/target/pgrx
 CARGO_TARGET_DIR ?= target
 export CARGO_TARGET_DIR
+export PGRX_HOME := $(abspath $(CARGO_TARGET_DIR))/pgrx
 
 MAJOR = $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 FEATURES = --no-default-features --features pg$(MAJOR)
