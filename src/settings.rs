@@ -149,53 +149,41 @@ fn parse_names(list: &CStr) -> Option<Vec<CString>> {
     }
 }
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_sweep_databases(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: PostgreSQL passes the new value, a C string, or NULL.
-    let accepted = unsafe { (*value).is_null() || parse_names(CStr::from_ptr(*value)).is_some() };
-    if !accepted {
-        explain(c"It is not a list of database names separated by commas, each as it is or in double quotes.");
-    }
-    accepted
+/// A check hook (utils/guc.h): `judge` says what is wrong with a new value, for the DETAIL of the error.
+macro_rules! check_hook {
+    ($hook:ident, $judge:expr) => {
+        #[pgrx::pg_guard]
+        unsafe extern "C-unwind" fn $hook(
+            value: *mut *mut c_char,
+            _extra: *mut *mut c_void,
+            _source: pg_sys::GucSource::Type,
+        ) -> bool {
+            let judge: fn(&CStr) -> Option<&'static CStr> = $judge;
+            // SAFETY: PostgreSQL passes a C string, or NULL. It reads the detail while it reports the error, and does not
+            // write or free it.
+            unsafe {
+                let problem = judge(if (*value).is_null() { c"" } else { CStr::from_ptr(*value) });
+                if let Some(detail) = problem {
+                    pg_sys::GUC_check_errdetail_string = detail.as_ptr().cast_mut();
+                }
+                problem.is_none()
+            }
+        }
+    };
 }
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_token_prefix(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: PostgreSQL passes the new value, a C string, or NULL.
-    let accepted = unsafe { !(*value).is_null() && token::prefix_is_valid(CStr::from_ptr(*value).to_bytes()) };
-    if !accepted {
-        explain(c"A prefix is 1 to 16 lower-case letters, digits and underscores.");
-    }
-    accepted
-}
+check_hook!(check_sweep_databases, |value| match parse_names(value) {
+    Some(_) => None,
+    None => Some(c"It is not a list of database names separated by commas, each as it is or in double quotes."),
+});
 
-#[pgrx::pg_guard]
-unsafe extern "C-unwind" fn check_token_header(
-    value: *mut *mut c_char,
-    _extra: *mut *mut c_void,
-    _source: pg_sys::GucSource::Type,
-) -> bool {
-    // SAFETY: PostgreSQL passes the new value, a C string, or NULL.
-    let name = unsafe { if (*value).is_null() { c"" } else { CStr::from_ptr(*value) } };
-    let accepted = scope::is_token(name.to_bytes());
-    if name.is_empty() {
-        explain(c"It is empty. For tokens in Authorization alone, name that header: Authorization.");
-    } else if !accepted {
-        explain(c"The name of a header is made of letters, digits and !#$%&'*+-.^_`|~ (RFC 9110, section 5.6.2).");
-    }
-    accepted
-}
+check_hook!(check_token_prefix, |value| match token::prefix_is_valid(value.to_bytes()) {
+    true => None,
+    false => Some(c"A prefix is 1 to 16 lower-case letters, digits and underscores."),
+});
 
-/// The DETAIL of the error that a check hook is about to cause (GUC_check_errdetail of utils/guc.h).
-fn explain(detail: &'static CStr) {
-    // SAFETY: PostgreSQL reads the string while it reports the error, and does not write or free it.
-    unsafe { pg_sys::GUC_check_errdetail_string = detail.as_ptr().cast_mut() }
-}
+check_hook!(check_token_header, |value| match value.to_bytes() {
+    b"" => Some(c"It is empty. For tokens in Authorization alone, name that header: Authorization."),
+    name if scope::is_token(name) => None,
+    _ => Some(c"The name of a header is made of letters, digits and !#$%&'*+-.^_`|~ (RFC 9110, section 5.6.2)."),
+});
