@@ -23,8 +23,8 @@ LIBRARIES = $(shell $(PG_CONFIG) --pkglibdir)
 EXTENSIONS = $(shell $(PG_CONFIG) --sharedir)/extension
 SUDO = $(shell [ "$$(id -u)" = 0 ] || { [ -w $(LIBRARIES) ] && [ -w $(EXTENSIONS) ]; } || echo sudo)
 
-# Most tests wait for a server most of the time.
-export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(nproc))
+# Most tests wait for a server most of the time. Each has one of its own.
+export RUST_TEST_THREADS ?= $(shell threads=$$((3 * $$(nproc))); echo $$((threads < 24 ? threads : 24)))
 
 .PHONY: help
 help: ## List the targets
