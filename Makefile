@@ -1,26 +1,50 @@
-# Every target installs what it needs on a machine that has a Rust toolchain, make and apt; PG_CONFIG chooses another
-# PostgreSQL than the distribution's 15.
+# Every target installs what it needs on a machine that has a Rust toolchain, make and apt. PG_CONFIG chooses the
+# PostgreSQL; without it, scripts/pg-config does.
 
-PG_CONFIG ?= /usr/lib/postgresql/15/bin/pg_config
+SHELL := /bin/bash
+
+# Looked up anew for each target: there may be none until `setup` has run.
+PG_CONFIG ?= $(shell scripts/pg-config)
 export PG_CONFIG
 export PGRX_HOME := $(CURDIR)/target/pgrx
+CARGO_TARGET_DIR ?= target
+export CARGO_TARGET_DIR
 
-# Known only once `setup` has run.
 MAJOR = $(shell $(PG_CONFIG) --version | sed 's/^PostgreSQL \([0-9]*\).*/\1/')
 FEATURES = --no-default-features --features pg$(MAJOR)
-SUDO = $(shell [ -w "$$($(PG_CONFIG) --pkglibdir)" ] && [ -w "$$($(PG_CONFIG) --sharedir)/extension" ] || echo --sudo)
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"$$/\1/p' Cargo.toml)
+# The install script is these, one after the other. src/lib.rs has the list, for cargo-pgrx.
+SQL := $(shell sed -n 's|^pgrx::extension_sql_file!.*"../\(sql/[^"]*\)".*|\1|p' src/lib.rs)
+UPGRADES := $(wildcard sql/temptoken--*--*.sql)
+BUILT = $(CARGO_TARGET_DIR)/release
+
+LIBRARIES = $(shell $(PG_CONFIG) --pkglibdir)
+EXTENSIONS = $(shell $(PG_CONFIG) --sharedir)/extension
+SUDO = $(shell [ "$$(id -u)" = 0 ] || { [ -w $(LIBRARIES) ] && [ -w $(EXTENSIONS) ]; } || echo sudo)
+
+# Most tests wait for a server most of the time.
+export RUST_TEST_THREADS ?= $(shell expr 3 \* $$(nproc))
 
 .PHONY: help
 help: ## List the targets
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
 
 .PHONY: setup
-setup: ## Install what building needs: PostgreSQL, its headers, libclang, cargo-pgrx
+setup: ## Install what building needs: PostgreSQL, its headers, libclang
 	@scripts/setup
 
+.PHONY: build
+build: setup ## Build the extension for the PostgreSQL of PG_CONFIG
+	@echo "Building for PostgreSQL $(MAJOR): the first time two minutes on two cores, then seconds"
+	cargo build --release --lib $(FEATURES)
+	@cat $(SQL) >$(BUILT)/temptoken--$(VERSION).sql
+	@sed 's/@CARGO_VERSION@/$(VERSION)/' temptoken.control >$(BUILT)/temptoken.control
+
 .PHONY: install
-install: setup ## Build the extension and install it into the PostgreSQL of PG_CONFIG
-	cargo pgrx install --release --pg-config $(PG_CONFIG) $(FEATURES) $(SUDO)
+install: build ## Build the extension and install it into the PostgreSQL of PG_CONFIG
+	$(SUDO) install -m 755 $(BUILT)/libtemptoken.so $(LIBRARIES)/temptoken.so
+	$(SUDO) install -m 644 $(BUILT)/temptoken.control $(BUILT)/temptoken--$(VERSION).sql $(UPGRADES) $(EXTENSIONS)
 
 .PHONY: demo
 demo: install ## Play the main job on a throwaway cluster: SQL, then the answer
@@ -34,11 +58,20 @@ psql: install ## Open a prompt on the demo's cluster, with the extension loaded
 .PHONY: test
 test: lint install ## Run every check and test
 	@scripts/setup --test
-	cargo test $(FEATURES) --no-fail-fast
+	@scripts/test $(FEATURES) --no-fail-fast
+
+.PHONY: test-sql
+test-sql: install ## Run the regression files, or one of them: FILE=mint
+	TEMPTOKEN_SQL_FILE=$(FILE) cargo test $(FEATURES) --test sql regression_files -- --exact
+
+.PHONY: test-all
+test-all: ## Run lint and suite on every major that is installed, or on those of PG_CONFIGS="..."
+	@scripts/test-all $(PG_CONFIGS)
 
 .PHONY: soak
-soak: install ## Run each test of the soak for TEMPTOKEN_SOAK seconds (600 unless told)
+soak: install ## Run each test of the soak for TEMPTOKEN_SOAK seconds (600 unless told), and the races for longer
 	TEMPTOKEN_SOAK=$${TEMPTOKEN_SOAK:-600} cargo test $(FEATURES) --test soak -- --nocapture --test-threads=1
+	TEMPTOKEN_ROUNDS=1000 cargo test $(FEATURES) --test server uses::
 
 TOKENS ?= 1000000
 
@@ -52,11 +85,9 @@ lint: setup ## Check format, clippy, and the install script with pgspot
 	@scripts/setup --lint
 	cargo fmt --check
 	cargo clippy --all-targets $(FEATURES) -- -D warnings
-	cat sql/tables.sql sql/functions.sql sql/stats.sql sql/sweep.sql sql/roles.sql sql/privileges.sql | target/pgspot/bin/pgspot
+	cat $(SQL) | target/pgspot/bin/pgspot
 
 .PHONY: clean
 clean: ## Remove the demo's cluster and everything that was built
 	@if [ -x "$(PG_CONFIG)" ]; then scripts/cluster destroy; fi
 	cargo clean
-
-SHELL := /bin/bash

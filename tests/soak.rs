@@ -567,7 +567,7 @@ fn all_jobs_at_once_with_processes_killed_agree_with_the_ledger() {
 #[test]
 fn under_a_steady_load_the_table_stops_growing() {
     let Some(time) = soak_time() else {
-        return eprintln!("skipped: only `make soak` takes the time for this");
+        return common::skipped("only `make soak` takes the time for this");
     };
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 5s"]);
     let mut client = cluster.connect("postgres");

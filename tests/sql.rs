@@ -7,7 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use common::{Cluster, pg_config};
+use common::{Cluster, pg_config, text};
 
 fn names(dir: &Path, extension: &str) -> BTreeSet<String> {
     let entries = fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path());
@@ -19,31 +19,38 @@ fn tests_dir() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests")
 }
 
-/// A driver of PostgreSQL's, where the server's development files put it.
-fn driver(kind: &str, name: &str) -> PathBuf {
+/// A driver of PostgreSQL's, where the server's development files put it; None where there is none.
+fn driver(kind: &str, name: &str) -> Option<PathBuf> {
     let pgxs = pg_config("--pgxs");
     let here = Path::new(&pgxs).parent().and_then(Path::parent).map(|src| src.join("test").join(kind).join(name));
-    // A PostgreSQL that comes without drivers is driven by the distribution's.
-    let distribution = Path::new("/usr/lib/postgresql/15/lib/pgxs/src/test").join(kind).join(name);
-    here.filter(|path| path.exists()).unwrap_or(distribution)
+    // A PostgreSQL that comes without drivers is driven by another's.
+    let others = (15..=18)
+        .rev()
+        .map(|major| Path::new(&format!("/usr/lib/postgresql/{major}/lib/pgxs/src/test")).join(kind).join(name));
+    let found = here.into_iter().chain(others).find(|path| path.exists());
+    if found.is_none() {
+        common::skipped(&format!("no PostgreSQL here comes with {name}"));
+    }
+    found
 }
 
-/// Runs the tests in `dir`, psql with `environment` set last, so that it wins over what the driver sets.
-fn run_suite(driver: PathBuf, dir: &Path, sources: (&str, &str), cluster: &Cluster, environment: &str, out: &str) {
-    let (folder, extension) = sources;
-    let tests = names(&dir.join(folder), extension);
+/// Runs these tests in `dir`, psql with `environment` set last, so that it wins over what the driver sets.
+fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &str, out: &str) {
     assert!(!tests.is_empty());
+    let cluster = Cluster::start(&[]);
+    cluster.connect("postgres").batch_execute("CREATE DATABASE regression TEMPLATE template0").unwrap();
+    cluster.connect("regression").batch_execute("CREATE EXTENSION temptoken").unwrap();
     let output_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(out);
     let _ = fs::remove_dir_all(&output_dir);
     fs::create_dir_all(&output_dir).unwrap();
-    let output = Command::new(&driver)
+    let output = Command::new(driver)
         .arg(format!("--bindir={}", pg_config("--bindir")))
         .arg(format!("--inputdir={}", dir.display()))
         .arg(format!("--outputdir={}", output_dir.display()))
         .arg(format!("--host={}", cluster.socket().display()))
         .arg(format!("--launcher=env {environment}"))
         .args(["--user=postgres", "--dbname=regression", "--use-existing"])
-        .args(&tests)
+        .args(tests)
         .env_remove("RUST_BACKTRACE")
         .output()
         .unwrap_or_else(|error| panic!("{driver:?}: {error}"));
@@ -56,23 +63,14 @@ fn run_suite(driver: PathBuf, dir: &Path, sources: (&str, &str), cluster: &Clust
     );
 }
 
-fn regression_cluster() -> Cluster {
-    let cluster = Cluster::start(&[]);
-    cluster.connect("postgres").batch_execute("CREATE DATABASE regression TEMPLATE template0").unwrap();
-    cluster
+fn regress(tests: &BTreeSet<String>, environment: &str, out: &str) {
+    if let Some(driver) = driver("regress", "pg_regress") {
+        run_suite(&driver, &tests_dir().join("pg_regress"), tests, environment, out);
+    }
 }
 
-fn regress(environment: &str, out: &str) {
-    let cluster = regression_cluster();
-    cluster.connect("regression").batch_execute("CREATE EXTENSION temptoken").unwrap();
-    run_suite(
-        driver("regress", "pg_regress"),
-        &tests_dir().join("pg_regress"),
-        ("sql", "sql"),
-        &cluster,
-        environment,
-        out,
-    );
+fn regression_tests() -> BTreeSet<String> {
+    names(&tests_dir().join("pg_regress/sql"), "sql")
 }
 
 #[test]
@@ -83,9 +81,12 @@ fn every_test_has_its_expected_output_and_none_is_left_over() {
     }
 }
 
+/// All of them, or the one that `make test-sql FILE=…` names.
 #[test]
 fn regression_files() {
-    regress("", "regress");
+    let named = std::env::var("TEMPTOKEN_SQL_FILE").ok().filter(|file| !file.is_empty());
+    let tests = named.map_or_else(regression_tests, |file| BTreeSet::from([file]));
+    regress(&tests, "", "regress");
 }
 
 /// The answers do not depend on the settings of whoever asks.
@@ -97,14 +98,36 @@ fn regression_files_under_other_settings() {
                  -c plan_cache_mode=force_custom_plan -c standard_conforming_strings=off \
                  -c escape_string_warning=off -c default_transaction_isolation=serializable \
                  -c enable_indexscan=off -c enable_bitmapscan=off'";
-    regress(one, "regress-one");
-    regress(other, "regress-other");
+    regress(&regression_tests(), one, "regress-one");
+    regress(&regression_tests(), other, "regress-other");
 }
 
 #[test]
 fn isolation_specs() {
-    let cluster = regression_cluster();
-    cluster.connect("regression").batch_execute("CREATE EXTENSION temptoken").unwrap();
-    let driver = driver("isolation", "pg_isolation_regress");
-    run_suite(driver, &tests_dir().join("isolation"), ("specs", "spec"), &cluster, "", "isolation");
+    if let Some(driver) = driver("isolation", "pg_isolation_regress") {
+        let dir = tests_dir().join("isolation");
+        run_suite(&driver, &dir, &names(&dir.join("specs"), "spec"), "", "isolation");
+    }
+}
+
+/// The types of arguments are written in two places: in sql/, and where Rust reads them.
+#[test]
+fn rust_reads_arguments_of_the_types_that_sql_declares() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute(
+            "CREATE FUNCTION pg_temp.signatures() RETURNS text LANGUAGE c AS 'temptoken', 'temptoken_signatures'",
+        )
+        .unwrap();
+    let mut read: Vec<String> = text(&mut client, "SELECT pg_temp.signatures()").lines().map(str::to_owned).collect();
+    read.retain(|line| line != "temptoken_signatures");
+    read.sort();
+    let declared = text(
+        &mut client,
+        "SELECT string_agg(line, E'\\n' ORDER BY line COLLATE \"C\") FROM (
+             SELECT rtrim(prosrc || ' ' || array_to_string(proargtypes::oid[], ' ')) AS line
+             FROM pg_proc WHERE probin LIKE '%temptoken' AND pronamespace <> pg_my_temp_schema()) AS declared",
+    );
+    assert_eq!(read, declared.lines().collect::<Vec<_>>());
 }

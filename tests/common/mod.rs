@@ -1,28 +1,69 @@
 //! Throwaway clusters for tests that drive a real server from outside.
 //!
-//! PG_CONFIG chooses the PostgreSQL (default: the distribution's 15); the extension must be installed into it, which
+//! PG_CONFIG chooses the PostgreSQL; without it, scripts/pg-config does. The extension must be installed into it, which
 //! `make test` does. As root, servers run as the user postgres, since PostgreSQL refuses to run as root.
 
 #![allow(dead_code)]
 
 use std::fmt::Write as _;
 use std::fs;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::hash::{DefaultHasher, Hash, Hasher};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::{Duration, Instant};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant, SystemTime};
 
 use postgres::{Client, NoTls, SimpleQueryMessage};
 use tempfile::TempDir;
 
-/// How long a test waits for what should come in a moment.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// How long a test waits for what should come in a moment: longer than a busy machine takes.
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `pg_config OPTION` prints.
 pub fn pg_config(option: &str) -> String {
-    let program = std::env::var("PG_CONFIG").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin/pg_config".into());
-    let output = Command::new(&program).arg(option).output().unwrap_or_else(|error| panic!("{program}: {error}"));
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+    static PROGRAM: OnceLock<String> = OnceLock::new();
+    let program = PROGRAM.get_or_init(|| output(&mut Command::new(source_path("scripts/pg-config"))));
+    output(Command::new(program).arg(option))
+}
+
+/// What `command` prints, without the line's end.
+fn output(command: &mut Command) -> String {
+    String::from_utf8(run(command).stdout).unwrap().trim().to_owned()
+}
+
+/// A file or directory of this repository.
+pub fn source_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(name)
+}
+
+/// The library under test, where `make install` puts it.
+pub fn installed_library() -> PathBuf {
+    Path::new(&pg_config("--pkglibdir")).join("temptoken.so")
+}
+
+/// Ends the whole program if the installed library is older than its sources: the tests would judge another one.
+fn require_current_library() {
+    static CHECKED: OnceLock<()> = OnceLock::new();
+    CHECKED.get_or_init(|| {
+        let library = installed_library();
+        let installed_at = changed_at(&library).unwrap_or(SystemTime::UNIX_EPOCH);
+        for source in ["src", "sql", "Cargo.toml", "Cargo.lock", "temptoken.control"] {
+            if changed_at(&source_path(source)).unwrap() > installed_at {
+                say(&format!("{} is missing or older than {source}: run `make install`", library.display()));
+                std::process::exit(1);
+            }
+        }
+    });
+}
+
+/// When this file, or any in this directory, was last changed.
+fn changed_at(path: &Path) -> Option<SystemTime> {
+    let metadata = fs::metadata(path).ok()?;
+    if metadata.is_file() {
+        return metadata.modified().ok();
+    }
+    fs::read_dir(path).ok()?.filter_map(|entry| changed_at(&entry.ok()?.path())).max()
 }
 
 /// Whether the PostgreSQL under test comes with this program: some packagings leave a few out.
@@ -94,10 +135,30 @@ impl Cluster {
     }
 
     fn init(&self, settings: &[&str]) {
-        run(server_program("initdb")
-            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
-            .arg(self.data()));
+        static INITIALIZED: OnceLock<PathBuf> = OnceLock::new();
+        copy_all(INITIALIZED.get_or_init(Self::initialized), &self.data());
         self.configure(settings);
+    }
+
+    /// A data directory fresh from initdb, to be copied: initdb takes a second of a processor's time, a copy a few
+    /// hundredths. It is kept for the next run with this PostgreSQL and this user.
+    fn initialized() -> PathBuf {
+        let mut hasher = DefaultHasher::new();
+        (["--bindir", "--version", "--configure"].map(pg_config), is_root()).hash(&mut hasher);
+        let kept = temporary_path(&format!("initdb-{:016x}", hasher.finish()));
+        if !kept.exists() {
+            let new = Self::new_dir();
+            run(server_program("initdb")
+                .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+                .arg(new.data()));
+            // Another program may do the same now: the name appears when all is there.
+            let copy = temporary_path(&format!("initdb-{}", std::process::id()));
+            copy_all(&new.data(), &copy);
+            if fs::rename(&copy, &kept).is_err() {
+                fs::remove_dir_all(&copy).unwrap();
+            }
+        }
+        kept
     }
 
     /// A new cluster with the library preloaded, a sweep every second, and the extension in database postgres.
@@ -122,6 +183,7 @@ impl Cluster {
     }
 
     fn new_dir() -> Self {
+        require_current_library();
         // Short, and reachable for the server's user: the socket lies in it.
         let dir = tempfile::Builder::new().prefix("temptoken-test-").tempdir_in("/tmp").unwrap();
         give_to_server(dir.path());
@@ -188,11 +250,9 @@ impl Cluster {
         self.launch();
     }
 
-    /// Stops the cluster (`fast`, `immediate`); how long that took.
-    pub fn stop(&self, mode: &str) -> Duration {
-        let begun = Instant::now();
+    /// Stops the cluster (`fast`, `immediate`); fails the test if that takes a minute.
+    pub fn stop(&self, mode: &str) {
         self.pg_ctl(&["-m", mode, "stop"]);
-        begun.elapsed()
     }
 
     /// Kills the postmaster as a power cut would, and starts the cluster again once its processes are gone.
@@ -353,15 +413,59 @@ pub fn sqlstate(client: &mut Client, sql: &str) -> String {
     }
 }
 
+/// Has one server's clock, and no other's, set ahead or back.
+pub struct Clock {
+    file: PathBuf,
+}
+
+impl Clock {
+    /// Starts a stopped cluster with a clock that can be set.
+    pub fn start(cluster: &Cluster) -> Self {
+        let (file, library) = (cluster.socket().join("clock"), cluster.socket().join("clock.so"));
+        let source = source_path("tests/common/clock.c");
+        run(Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).args([&library, &source]));
+        fs::write(&file, 0_i64.to_ne_bytes()).unwrap();
+        cluster.start_in(&[("LD_PRELOAD", library.to_str().unwrap()), ("TEMPTOKEN_CLOCK", file.to_str().unwrap())]);
+        Self { file }
+    }
+
+    /// Sets it so many seconds ahead of the machine's.
+    pub fn set(&self, seconds: i64) {
+        // The same file throughout, since every process of the server has it mapped.
+        let file = fs::OpenOptions::new().write(true).open(&self.file).unwrap();
+        file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+    }
+}
+
 /// Sends a process of the server a signal.
 pub fn signal(pid: &str, signal: &str) {
     run(Command::new("kill").args([&format!("-{signal}"), pid]));
 }
 
-/// Says that a test is not run, and why, also where the output of a test that passes is not shown.
+/// Says something also where the output of a test is not shown.
+fn say(what: &str) {
+    use std::io::Write as _;
+    std::io::stderr().write_all(format!("{what}\n").as_bytes()).unwrap();
+}
+
+/// Says that the test that calls this is not run, or only in part, and why. `make test` repeats it at the end.
 pub fn skipped(why: &str) {
     use std::io::Write as _;
-    std::io::stderr().write_all(format!("SKIPPED: {why}\n").as_bytes()).unwrap();
+    // libtest names the thread of a test after it.
+    let line = format!("{}: {why}\n", std::thread::current().name().unwrap_or("a test"));
+    say(&format!("SKIPPED {line}"));
+    let list = fs::OpenOptions::new().create(true).append(true).open(temporary_path("skipped"));
+    list.unwrap().write_all(line.as_bytes()).unwrap();
+}
+
+/// A file or directory that may stay from one run to the next.
+fn temporary_path(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join(name)
+}
+
+/// Copies a directory with all that is in it, owners included.
+fn copy_all(from: &Path, to: &Path) {
+    run(Command::new("cp").arg("-a").args([from, to]));
 }
 
 /// Asks again until the answer is yes; fails the test after [`PATIENCE`].
@@ -369,6 +473,16 @@ pub fn wait_until(what: &str, mut ask: impl FnMut() -> bool) {
     let begun = Instant::now();
     while !ask() {
         assert!(begun.elapsed() < PATIENCE, "waited {PATIENCE:?} in vain until {what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Fails the test unless the answer stays yes for this long. Only for what must not happen: for the rest there is
+/// [`wait_until`].
+pub fn stays_for(time: Duration, what: &str, mut ask: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while begun.elapsed() < time {
+        assert!(ask(), "no more after {:?}: {what}", begun.elapsed());
         std::thread::sleep(Duration::from_millis(20));
     }
 }

@@ -1,12 +1,8 @@
 //! Sweeping through pg_cron, in its own database and from another one.
 
-mod common;
-
-use std::path::Path;
-use std::time::{Duration, Instant};
-
-use common::{Cluster, REGISTER, has_tokens, mint, pg_config, sqlstate, text, value};
+use crate::common::{self, Clock, Cluster, REGISTER, has_tokens, mint, pg_config, sqlstate, text, value, wait_until};
 use postgres::Client;
+use std::path::Path;
 
 const SCHEDULE: &str = "SELECT temptoken_schedule_sweep('* * * * *')";
 const UNSCHEDULE: &str = "SELECT temptoken_unschedule_sweep()";
@@ -47,6 +43,8 @@ fn pg_cron_sweeps_its_own_database_and_others() {
         "cron.use_background_workers = on",
     ];
     let cluster = Cluster::start(&settings);
+    cluster.stop("fast");
+    let clock = Clock::start(&cluster);
     let mut postgres = cluster.connect("postgres");
     for database in ["cron's \"\"db\"\"", r"it's \other"] {
         postgres.batch_execute(&format!("CREATE DATABASE \"{database}\"")).unwrap();
@@ -78,11 +76,9 @@ fn pg_cron_sweeps_its_own_database_and_others() {
     text(&mut cron, &hint);
     assert_eq!(text(&mut cron, "SELECT count(*) FROM cron.job"), "2", "{hint}");
     assert_eq!(scheduled(&mut other), None);
-    let begun = Instant::now();
-    while !(has_tokens(&mut cron, 0) && has_tokens(&mut other, 0)) {
-        assert!(begun.elapsed() < Duration::from_secs(100), "pg_cron has not swept\n{}", cluster.log());
-        std::thread::sleep(Duration::from_millis(200));
-    }
+    // The next minute begins.
+    clock.set(60);
+    wait_until("pg_cron has swept", || has_tokens(&mut cron, 0) && has_tokens(&mut other, 0));
     let hint = hinted(&mut other, UNSCHEDULE);
     assert_eq!(text(&mut cron, &hint), "t");
     assert_eq!(text(&mut cron, UNSCHEDULE), "t");
@@ -110,8 +106,8 @@ fn only_a_job_that_sweeps_this_database_for_certain_counts() {
         )
         .unwrap();
     client.batch_execute("CREATE DATABASE other").unwrap();
-    text(&mut client, "SELECT temptoken_grant('manager', 'manage')");
-    text(&mut client, "SELECT temptoken_grant('owner', 'manage')");
+    value(&mut client, "SELECT temptoken_grant('manager', 'manage')");
+    value(&mut client, "SELECT temptoken_grant('owner', 'manage')");
     let ours = "SELECT public.temptoken_delete_expired(pg_catalog.clock_timestamp())";
     let mut manager = cluster.connect_as("manager", "postgres");
     text(&mut manager, SCHEDULE);

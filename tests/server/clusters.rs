@@ -1,11 +1,9 @@
 //! What only shows on real clusters, driven from outside by committing clients: encodings, crashes, standbys, what is
 //! written to disk, a driver's view of errors.
 
-mod common;
+use std::time::{Duration, Instant};
 
-use std::time::Duration;
-
-use common::{Cluster, LAUNCHER, REGISTER, has_tokens, mint, sqlstate, text, value, wait_until};
+use crate::common::{self, Cluster, LAUNCHER, REGISTER, has_tokens, mint, sqlstate, text, value, wait_until};
 use postgres::Client;
 
 #[test]
@@ -52,11 +50,10 @@ fn validation_is_right_without_preloading_and_expired_tokens_stay_until_deleted(
     let mut client = cluster.connect("postgres");
     client.batch_execute("CREATE EXTENSION temptoken").unwrap();
     text(&mut client, REGISTER);
-    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '300 milliseconds')");
+    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '2 seconds')");
     let status = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");
     assert_eq!(text(&mut client, &status), "ok");
-    std::thread::sleep(Duration::from_millis(400));
-    assert_eq!(text(&mut client, &status), "token_expired");
+    wait_until("it has expired", || text(&mut client, &status) == "token_expired");
     assert!(has_tokens(&mut client, 1));
     assert_eq!(text(&mut client, "SELECT temptoken_delete_expired()"), "1");
     assert_eq!(text(&mut client, &status), "token_not_found");
@@ -72,7 +69,7 @@ fn an_ordinary_user_cannot_change_a_setting() {
         let mut client = cluster.connect("postgres");
         client.batch_execute("CREATE EXTENSION temptoken; CREATE ROLE ordinary LOGIN").unwrap();
         text(&mut client, REGISTER);
-        text(&mut client, "SELECT temptoken_grant('ordinary', 'issue')");
+        value(&mut client, "SELECT temptoken_grant('ordinary', 'issue')");
         let mint = "SELECT temptoken_mint('files', '42', '1 hour')";
         let mut ordinary = cluster.connect_as("ordinary", "postgres");
         // Where the name is not known yet, it may be set, and is set back when the library is loaded.
@@ -335,7 +332,7 @@ fn a_turkish_database_gives_the_same_answers() {
 }
 
 #[test]
-fn a_standby_validates_and_follows_changes_and_sweeps_only_once_promoted() {
+fn a_standby_validates_and_follows_changes() {
     if !common::has_program("pg_basebackup") {
         return common::skipped("this PostgreSQL comes without pg_basebackup");
     }
@@ -385,12 +382,6 @@ fn a_standby_validates_and_follows_changes_and_sweeps_only_once_promoted() {
     text(&mut client, &format!("SELECT temptoken_delete('{token}')"));
     answers(&mut reader, "/files/42", "token_not_found");
     reader.batch_execute("COMMIT").unwrap();
-    // Expired tokens stay where they are on the standby, until it is promoted.
-    assert_eq!(value(&mut reader, LAUNCHER), None);
-    primary.stop("immediate");
-    reader.batch_execute("SELECT pg_promote()").unwrap();
-    mint(&mut reader, 5, "1 millisecond");
-    wait_until("the promoted server sweeps", || has_tokens(&mut reader, 1));
     assert!(!standby.log().contains("ERROR:  temptoken"), "{}", standby.log());
 }
 
@@ -437,10 +428,11 @@ fn tokens_survive_pg_upgrade() {
     text(&mut client, REGISTER);
     let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
     mint(&mut client, 2_000, "1 second");
+    let expired = Instant::now() + Duration::from_secs(1);
     drop(client);
     cluster.stop("fast");
     // They expire while the cluster is down: pg_upgrade must not find a sweep at work.
-    std::thread::sleep(Duration::from_secs(1));
+    std::thread::sleep(expired.saturating_duration_since(Instant::now()));
     let upgraded = cluster.upgrade();
     let mut client = upgraded.connect("postgres");
     let status = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");

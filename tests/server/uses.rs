@@ -1,14 +1,18 @@
 //! Use limits under load: many clients race for the uses of one token.
-
-mod common;
+//!
+//! `make test` runs each race 200 times; `make soak` sets TEMPTOKEN_ROUNDS to 1,000.
 
 use std::collections::BTreeMap;
 use std::sync::Barrier;
 
-use common::{Cluster, text};
+use crate::common::{self, Cluster, text};
 use postgres::{Client, IsolationLevel};
 
 const CLIENTS: usize = 64;
+
+fn rounds() -> usize {
+    std::env::var("TEMPTOKEN_ROUNDS").map_or(200, |rounds| rounds.parse().expect("TEMPTOKEN_ROUNDS is a number"))
+}
 
 fn cluster_with_scope(max_uses: u32, spending_methods: &str) -> Cluster {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
@@ -71,20 +75,20 @@ fn assert_exactly(uses: usize, rounds: &[BTreeMap<String, usize>]) {
 #[test]
 fn of_64_clients_exactly_three_get_a_token_of_three_uses() {
     let cluster = cluster_with_scope(3, "NULL");
-    assert_exactly(3, &race(&cluster, IsolationLevel::ReadCommitted, 1000));
+    assert_exactly(3, &race(&cluster, IsolationLevel::ReadCommitted, rounds()));
 }
 
 #[test]
 fn of_64_clients_under_repeatable_read_exactly_three_get_it() {
     let cluster = cluster_with_scope(3, "NULL");
-    assert_exactly(3, &race(&cluster, IsolationLevel::RepeatableRead, 200));
+    assert_exactly(3, &race(&cluster, IsolationLevel::RepeatableRead, rounds()));
 }
 
 /// A serialization failure there is a matter between all that transactions have read and written.
 #[test]
 fn under_serializable_no_more_than_that_get_it() {
     let cluster = cluster_with_scope(3, "NULL");
-    for (number, round) in race(&cluster, IsolationLevel::Serializable, 200).iter().enumerate() {
+    for (number, round) in race(&cluster, IsolationLevel::Serializable, rounds()).iter().enumerate() {
         assert!((1..=3).contains(round.get("ok").unwrap_or(&0)), "round {number}: {round:?}");
         let expected = |told: &String| matches!(told.as_str(), "ok" | "token_used_up" | "40001");
         assert!(round.keys().all(expected), "round {number}: {round:?}");
@@ -101,7 +105,7 @@ fn a_trigger_on_the_table_makes_no_difference() {
              CREATE TRIGGER nothing BEFORE UPDATE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION nothing()",
         )
         .unwrap();
-    assert_exactly(3, &race(&cluster, IsolationLevel::ReadCommitted, 200));
+    assert_exactly(3, &race(&cluster, IsolationLevel::ReadCommitted, rounds()));
 }
 
 /// The loudest complaint about one-time links: scanners and previews that open the page use them up.
@@ -131,10 +135,13 @@ fn a_cancelled_wait_leaves_the_token_and_the_session_as_they_were() {
     waiter.batch_execute("SET statement_timeout = '100ms'").unwrap();
     assert_eq!(common::sqlstate(&mut waiter, &spend), "57014");
     waiter.batch_execute("SET statement_timeout = '60s'").unwrap();
-    let cancel = waiter.cancel_token();
+    let (cancel, pid) = (waiter.cancel_token(), text(&mut waiter, "SELECT pg_backend_pid()"));
+    // Not the holder, whose transaction sees the activity of its first look.
+    let mut watcher = cluster.connect("postgres");
     std::thread::scope(|scope| {
         let waiting = scope.spawn(|| common::sqlstate(&mut waiter, &spend));
-        std::thread::sleep(std::time::Duration::from_millis(300));
+        let waits = format!("SELECT wait_event_type FROM pg_stat_activity WHERE pid = {pid}");
+        common::wait_until("it waits", || common::value(&mut watcher, &waits).as_deref() == Some("Lock"));
         cancel.cancel_query(postgres::NoTls).unwrap();
         assert_eq!(waiting.join().unwrap(), "57014");
     });

@@ -1,9 +1,7 @@
 //! What a caller, an administrator's code or the server's own settings could turn against the server: memory that runs out,
 //! tokens that get into the log, settings of a session that change how a token is looked up.
 
-mod common;
-
-use common::{Cluster, REGISTER, as_server_user, pg_config, skipped, sqlstate, text, value};
+use crate::common::{self, Cluster, REGISTER, as_server_user, pg_config, skipped, sqlstate, text, value};
 use postgres::Client;
 
 /// Every call that a token, or a part of one, could be passed to, wherever in it.
@@ -189,6 +187,72 @@ fn a_backend_without_memory_says_so_and_the_server_goes_on() {
 }
 
 /// The text that is looked through may be long, and whoever asked may give up.
+/// A session takes all the memory that it may have, in pieces that get smaller and smaller, and then calls.
+#[test]
+fn a_call_at_the_very_end_of_memory_is_answered() {
+    if !as_server_user("prlimit").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skipped("the test of calls at the very end of memory: there is no prlimit here");
+    }
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    text(&mut cluster.connect("postgres"), REGISTER);
+    let calls = [
+        "(temptoken_try_validate(token, 'GET', '/files/1')).status",
+        "(temptoken_validate(token, 'GET', '/files/2')).scope",
+        "(temptoken_authenticate(token, 'GET', '/files/1')).scope",
+        "temptoken_introspect(token)::text",
+        "temptoken_mint('files', '1', '1 hour')",
+        "temptoken_mint('unknown', '1', '1 hour')",
+        "temptoken_register_scope('new', ARRAY['GET nothing'], '1 hour')::text",
+        "temptoken_pre_request()::text",
+        "temptoken_delete_by_resource_id('files', '1')::text",
+        "(SELECT count(*) FROM temptoken_stats())::text",
+        "(SELECT worker FROM temptoken_sweep_status())",
+    ];
+    let mut refused = 0;
+    for call in calls {
+        let mut client = cluster.connect("postgres");
+        client
+            .batch_execute(&format!(
+                "SELECT set_config('request.headers', json_build_object('x', repeat('\\\\', 900000))::text, false) IS NULL;
+                 CREATE FUNCTION pg_temp.call_it(eat boolean, token text) RETURNS text LANGUAGE plpgsql AS $$
+                 DECLARE
+                     pieces int := 0;
+                     size int;
+                     failures int;
+                 BEGIN
+                     FOREACH size IN ARRAY ARRAY[500000, 100000, 30000, 10000, 3000, 1000, 400, 200, 120, 80, 64, 40, 24, 16] LOOP
+                         failures := 0;
+                         WHILE eat AND failures < 3 AND pieces < 60000 LOOP
+                             BEGIN
+                                 pieces := pieces + 1;
+                                 PERFORM set_config('eaten.a' || pieces, repeat('z', size), false);
+                             EXCEPTION WHEN out_of_memory THEN
+                                 failures := failures + 1;
+                             END;
+                         END LOOP;
+                     END LOOP;
+                     RETURN {call};
+                 EXCEPTION WHEN OTHERS THEN
+                     RETURN sqlstate;
+                 END $$"
+            ))
+            .unwrap();
+        let token = text(&mut client, "SELECT temptoken_mint('files', '1', '1 hour')");
+        // What a session loads once is loaded before.
+        for _ in 0..2 {
+            value(&mut client, &format!("SELECT pg_temp.call_it(false, '{token}')"));
+        }
+        let pid = text(&mut client, "SELECT pg_backend_pid()");
+        let limit = address_space(&pid) + 1_000_000;
+        let set = as_server_user("prlimit").args(["--pid", &pid, &format!("--as={limit}")]).output().unwrap();
+        assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+        let answer = value(&mut client, &format!("SELECT pg_temp.call_it(true, '{token}')"));
+        refused += usize::from(answer.as_deref() == Some("53200"));
+    }
+    assert!(refused > 0, "memory did run out");
+    assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
+}
+
 #[test]
 fn finding_tokens_can_be_cancelled() {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);

@@ -1,17 +1,16 @@
 //! Sweeping through what happens to a server in its life: a standby promoted, a volume full, the clock set, settings of
 //! roles, databases that come and go, a backlog, sweeps by hand at the same time. Driven from outside.
 
-mod common;
-
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use common::{Cluster, LAUNCHER, REGISTER, WORKERS, has_tokens, mint, sqlstate, text, value, wait_for, wait_until};
+use crate::common::{
+    self, Clock, Cluster, LAUNCHER, REGISTER, WORKERS, has_tokens, mint, sqlstate, stays_for, text, value, wait_for,
+    wait_until,
+};
 use postgres::Client;
 use tempfile::TempDir;
 
@@ -52,12 +51,10 @@ fn a_standby_has_no_launcher_and_nothing_to_say_until_it_is_promoted() {
     standby.reload();
     let mut reader = standby.connect("postgres");
     wait_until("the reload is in force", || text(&mut reader, "SHOW temptoken.sweep_interval") == "1s");
-    let watched = Instant::now();
-    while watched.elapsed() < Duration::from_millis(2_500) {
-        assert_eq!((value(&mut reader, LAUNCHER), value(&mut reader, WORKERS)), (None, None));
+    stays_for(Duration::from_millis(2_500), "nothing sweeps", || {
         assert_eq!(status(&mut reader, &token), "ok");
-        assert!(has_tokens(&mut reader, 6));
-    }
+        has_tokens(&mut reader, 6) && value(&mut reader, LAUNCHER).is_none() && value(&mut reader, WORKERS).is_none()
+    });
     let stands_by = "worker = 'standby' AND rows_waiting = 5 AND last_start IS NULL AND next_start IS NULL";
     assert_eq!(text(&mut reader, &format!("SELECT {stands_by} FROM temptoken_sweep_status()")), "t");
     let log = standby.log();
@@ -333,19 +330,9 @@ fn when_the_clock_is_set_back_or_forward_the_expiry_of_a_token_decides() {
     const HOUR: i64 = 3600;
     let cluster = Cluster::with_extension(&[]);
     cluster.stop("fast");
-    let (clock, library) = (cluster.socket().join("clock"), cluster.socket().join("clock.so"));
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/common/clock.c");
-    let compiled =
-        Command::new("cc").args(["-shared", "-fPIC", "-O2", "-o"]).arg(&library).arg(source).status().unwrap();
-    assert!(compiled.success());
-    fs::write(&clock, HOUR.to_ne_bytes()).unwrap();
-    // The same file throughout, since every process of the server has it mapped.
-    let set_clock = |offset: i64| {
-        let file = fs::OpenOptions::new().write(true).open(&clock).unwrap();
-        file.write_all_at(&offset.to_ne_bytes(), 0).unwrap();
-    };
     let before = cluster.log().len();
-    cluster.start_in(&[("LD_PRELOAD", library.to_str().unwrap()), ("TEMPTOKEN_CLOCK", clock.to_str().unwrap())]);
+    let clock = Clock::start(&cluster);
+    clock.set(HOUR);
     let mut client = cluster.connect("postgres");
     let hours_ahead = |client: &mut Client| {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs_f64();
@@ -364,7 +351,7 @@ fn when_the_clock_is_set_back_or_forward_the_expiry_of_a_token_decides() {
     wait_until("it has expired", || status(&mut client, &token) == "token_expired");
     let launcher = wait_for("the launcher runs", || value(&mut client, LAUNCHER));
 
-    set_clock(0);
+    clock.set(0);
     assert_eq!(hours_ahead(&mut client), "0");
     assert_eq!(status(&mut client, &token), "ok");
     holder.batch_execute("ROLLBACK").unwrap();
@@ -374,7 +361,7 @@ fn when_the_clock_is_set_back_or_forward_the_expiry_of_a_token_decides() {
     }
     assert_eq!(status(&mut client, &token), "ok");
 
-    set_clock(24 * HOUR);
+    clock.set(24 * HOUR);
     assert_eq!(hours_ahead(&mut client), "24");
     let answer = status(&mut client, &token);
     assert!(matches!(&*answer, "token_expired" | "token_not_found"), "{answer}");
