@@ -434,8 +434,12 @@ fn the_reference_says_what_the_catalog_says() {
             fs::write(root().join(REFERENCE), page).unwrap();
             return;
         }
-        let new = page.lines().find(|line| !before.lines().any(|it| it == *line));
-        panic!("{REFERENCE} is not what the catalog says: run TEMPTOKEN_WRITE_DOCS=1 cargo test --test docs ({new:?})");
+        let differing = page.lines().zip(before.lines()).find(|(new, old)| new != old);
+        let (new, old) = differing.unwrap_or_default();
+        panic!(
+            "{REFERENCE} is not what the catalog says: run TEMPTOKEN_WRITE_DOCS=1 cargo test --test docs\n\
+             the page:    {old}\nthe catalog: {new}"
+        );
     }
 }
 
