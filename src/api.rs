@@ -11,8 +11,8 @@ use std::fmt::Write as _;
 use crate::errors::{self, Error, Kind};
 use crate::identity::{self, Identity};
 use crate::pg::{
-    self, Boolean, Call, ColumnText, Datum, Int4, Int8, Interval, Jsonb, RowType, SqlType as _, Text, TextList,
-    Timestamptz, Uuid, sql_functions,
+    self, Boolean, Call, ColumnText, Datum, Int4, Int8, Interval, Jsonb, RowType, Text, TextList, Timestamptz, Uuid,
+    row_type, sql_functions,
 };
 use crate::scope::{self, Scope, ScopeRow};
 use crate::store::{self, scopes, tokens};
@@ -78,9 +78,7 @@ fn nothing() -> Answer {
     Ok(Some(Datum::from(0)))
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
 // Scopes
-// ---------------------------------------------------------------------------------------------------------------------
 
 type ScopeArguments<'call> = (
     Bytes<'call>,
@@ -143,9 +141,7 @@ fn scopes_changed(call: &Call<'_>, (): ()) -> Answer {
     nothing()
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
 // Tokens
-// ---------------------------------------------------------------------------------------------------------------------
 
 /// The arguments of mint and mint_many, with what differs between them as `Id`.
 type MintArguments<'call, Id> = (Bytes<'call>, Id, Option<Span>, Option<Datum>, Option<i32>, Option<bool>);
@@ -158,7 +154,7 @@ fn mint_one(call: &Call<'_>, arguments: MintArguments<'_, Bytes<'_>>) -> Answer 
 }
 
 fn mint_many(call: &Call<'_>, arguments: MintArguments<'_, Option<TextArray<'_>>>) -> Answer {
-    static ROW: RowType = RowType::new(&[(c"resource_id", Text::OID), (c"token", Text::OID)]);
+    static ROW: RowType = row_type!(resource_id Text, token Text);
     pg::require_writable(c"temptoken_mint_many()");
     let (scope, resource_ids, ttl, metadata, max_uses, replace) = arguments;
     let request = mint::Request { scope, ttl, metadata, max_uses, replace: replace.unwrap_or(false) };
@@ -193,14 +189,9 @@ fn authorized<'call>(call: &Call<'call>, request: &Request<'call>) -> Result<tok
 
 /// What validate and authenticate answer.
 fn token_row(row: &tokens::TokenRow<'_>) -> Datum {
-    static ROW: RowType = RowType::new(&[
-        (c"id", Uuid::OID),
-        (c"scope", Text::OID),
-        (c"resource_id", Text::OID),
-        (c"expires_at", Timestamptz::OID),
-        (c"metadata", Jsonb::OID),
-        (c"uses_left", Int4::OID),
-    ]);
+    static ROW: RowType = row_type!(
+        id Uuid, scope Text, resource_id Text, expires_at Timestamptz, metadata Jsonb, uses_left Int4
+    );
     ROW.form(&token_columns(row))
 }
 
@@ -213,15 +204,9 @@ fn peek<'call>(call: &Call<'call>, arguments: RequestArguments<'call>) -> Answer
 }
 
 fn validate_as_value<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Answer {
-    static ROW: RowType = RowType::new(&[
-        (c"status", Text::OID),
-        (c"id", Uuid::OID),
-        (c"scope", Text::OID),
-        (c"resource_id", Text::OID),
-        (c"expires_at", Timestamptz::OID),
-        (c"metadata", Jsonb::OID),
-        (c"uses_left", Int4::OID),
-    ]);
+    static ROW: RowType = row_type!(
+        status Text, id Uuid, scope Text, resource_id Text, expires_at Timestamptz, metadata Jsonb, uses_left Int4
+    );
     let (status, columns) = match validate::validate(call, request, uses)? {
         Verdict::Ok(row) => ("ok", token_columns(&row)),
         Verdict::Refused { refusal, .. } => (refusal.name(), [None; 6]),
@@ -302,7 +287,7 @@ fn introspect(call: &Call<'_>, (token,): (Bytes<'_>,)) -> Answer {
 }
 
 fn find_tokens(call: &Call<'_>, (text,): (Bytes<'_>,)) -> Answer {
-    static ROW: RowType = RowType::new(&[(c"id", Uuid::OID), (c"known", Boolean::OID), (c"active", Boolean::OID)]);
+    static ROW: RowType = row_type!(id Uuid, known Boolean, active Boolean);
     let mut seen = pg::Set::new(call);
     let mut failure = Ok(());
     call.rows(&ROW, |put| {
@@ -322,13 +307,7 @@ fn find_tokens(call: &Call<'_>, (text,): (Bytes<'_>,)) -> Answer {
 
 /// Live and expired tokens of each scope, and how often validation has answered what.
 fn stats(call: &Call<'_>, (): ()) -> Answer {
-    static ROW: RowType = RowType::new(&[
-        (c"scope", Text::OID),
-        (c"live", Int8::OID),
-        (c"expired", Int8::OID),
-        (c"next_expiry", Timestamptz::OID),
-        (c"outcomes", Jsonb::OID),
-    ]);
+    static ROW: RowType = row_type!(scope Text, live Int8, expired Int8, next_expiry Timestamptz, outcomes Jsonb);
     let names = scopes::names(call)?;
     let mut counted = Ok(());
     call.rows(&ROW, |put| {
@@ -351,22 +330,13 @@ fn outcomes(call: &Call<'_>, scope: Bytes<'_>) -> Option<Datum> {
     Some(json.to_jsonb())
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
 // Sweeping
-// ---------------------------------------------------------------------------------------------------------------------
 
 fn sweep_state(_call: &Call<'_>, (): ()) -> Answer {
-    static ROW: RowType = RowType::new(&[
-        (c"worker", Text::OID),
-        (c"next_start", Timestamptz::OID),
-        (c"last_start", Timestamptz::OID),
-        (c"last_finish", Timestamptz::OID),
-        (c"rows_removed", Int8::OID),
-        (c"rows_removed_in_total", Int8::OID),
-        (c"last_error", Text::OID),
-        (c"last_error_at", Timestamptz::OID),
-        (c"preloaded", Boolean::OID),
-    ]);
+    static ROW: RowType = row_type!(
+        worker Text, next_start Timestamptz, last_start Timestamptz, last_finish Timestamptz, rows_removed Int8,
+        rows_removed_in_total Int8, last_error Text, last_error_at Timestamptz, preloaded Boolean
+    );
     let state = sweep::state();
     let place = state.place.as_ref();
     let time = |time: i64| (time != 0).then(|| pg::timestamptz(time));
@@ -410,9 +380,7 @@ fn sweep_worker_stop(_call: &Call<'_>, (): ()) -> Answer {
     boolean(Ok(stopped))
 }
 
-// ---------------------------------------------------------------------------------------------------------------------
 // Identity
-// ---------------------------------------------------------------------------------------------------------------------
 
 fn authenticate<'call>(call: &Call<'call>, arguments: RequestArguments<'call>) -> Answer {
     let row = authorized(call, &arguments.into())?;

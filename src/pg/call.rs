@@ -46,6 +46,20 @@ macro_rules! sql_functions {
 }
 pub(crate) use sql_functions;
 
+/// A [`RowType`]: `row_type!(id Uuid, scope Text)`.
+macro_rules! row_type {
+    ($($name:ident $type:ident),*) => {
+        $crate::pg::RowType::new(const { &[$((
+            match std::ffi::CStr::from_bytes_with_nul(concat!(stringify!($name), "\0").as_bytes()) {
+                Ok(name) => name,
+                Err(_) => unreachable!(),
+            },
+            <$type as $crate::pg::SqlType>::OID,
+        )),*] })
+    };
+}
+pub(crate) use row_type;
+
 /// Runs the body of an SQL function, and raises its error.
 ///
 /// # Safety

@@ -99,29 +99,8 @@ declare! {
     ) -> pg_sys::SysScanDesc;
     fn systable_getnext(scan: pg_sys::SysScanDesc) -> pg_sys::HeapTuple;
     fn systable_endscan(scan: pg_sys::SysScanDesc);
-    #[cfg(not(feature = "pg18"))]
-    fn RelationGetPrimaryKeyIndex(relation: pg_sys::Relation) -> Oid;
-    #[cfg(feature = "pg18")]
-    fn RelationGetPrimaryKeyIndex(relation: pg_sys::Relation, deferrable_too: bool) -> Oid;
     fn index_open(index: Oid, lock: pg_sys::LOCKMODE) -> pg_sys::Relation;
     fn index_close(index: pg_sys::Relation, lock: pg_sys::LOCKMODE);
-    #[cfg(not(feature = "pg18"))]
-    fn index_beginscan(
-        table: pg_sys::Relation,
-        index: pg_sys::Relation,
-        snapshot: pg_sys::Snapshot,
-        keys: c_int,
-        order_bys: c_int,
-    ) -> pg_sys::IndexScanDesc;
-    #[cfg(feature = "pg18")]
-    fn index_beginscan(
-        table: pg_sys::Relation,
-        index: pg_sys::Relation,
-        snapshot: pg_sys::Snapshot,
-        instrument: *mut pg_sys::IndexScanInstrumentation,
-        keys: c_int,
-        order_bys: c_int,
-    ) -> pg_sys::IndexScanDesc;
     fn index_rescan(
         scan: pg_sys::IndexScanDesc,
         key: pg_sys::ScanKey,
@@ -193,35 +172,76 @@ unsafe extern "C-unwind" {
     pub fn errfinish(file: *const c_char, line: c_int, function: *const c_char);
 }
 
-/// The index of the primary key, or InvalidOid.
-///
-/// # Safety
-/// `table` is open.
-pub unsafe fn primary_key(table: pg_sys::Relation) -> Oid {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        #[cfg(feature = "pg18")]
-        return RelationGetPrimaryKeyIndex(table, false);
-        #[cfg(not(feature = "pg18"))]
-        return RelationGetPrimaryKeyIndex(table);
+pub use of_major::{begin_index_scan, pqsignal, primary_key};
+
+/// What differs between majors.
+#[cfg(not(feature = "pg18"))]
+mod of_major {
+    use super::{Oid, c_int, pg_sys};
+
+    pub use pg_sys::pqsignal;
+
+    declare! {
+        fn RelationGetPrimaryKeyIndex(table: pg_sys::Relation) -> Oid;
+        fn index_beginscan(
+            table: pg_sys::Relation,
+            index: pg_sys::Relation,
+            snapshot: pg_sys::Snapshot,
+            keys: c_int,
+            order_bys: c_int,
+        ) -> pg_sys::IndexScanDesc;
+    }
+
+    /// The index of the primary key, or InvalidOid.
+    pub unsafe fn primary_key(table: pg_sys::Relation) -> Oid {
+        // SAFETY: the caller has opened the table.
+        unsafe { RelationGetPrimaryKeyIndex(table) }
+    }
+
+    /// Begins a scan of `table` by `index`.
+    pub unsafe fn begin_index_scan(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        keys: c_int,
+    ) -> pg_sys::IndexScanDesc {
+        // SAFETY: the caller has opened both.
+        unsafe { index_beginscan(table, index, snapshot, keys, 0) }
     }
 }
 
-/// Begins a scan of `table` by `index` with as many `keys`, in no other order than the index's.
-///
-/// # Safety
-/// Both are open.
-pub unsafe fn begin_index_scan(
-    table: pg_sys::Relation,
-    index: pg_sys::Relation,
-    snapshot: pg_sys::Snapshot,
-    keys: c_int,
-) -> pg_sys::IndexScanDesc {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        #[cfg(feature = "pg18")]
-        return index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0);
-        #[cfg(not(feature = "pg18"))]
-        return index_beginscan(table, index, snapshot, keys, 0);
+#[cfg(feature = "pg18")]
+mod of_major {
+    use super::{Oid, c_int, pg_sys};
+
+    pub use pg_sys::pqsignal_be as pqsignal;
+
+    declare! {
+        fn RelationGetPrimaryKeyIndex(table: pg_sys::Relation, deferrable_too: bool) -> Oid;
+        fn index_beginscan(
+            table: pg_sys::Relation,
+            index: pg_sys::Relation,
+            snapshot: pg_sys::Snapshot,
+            instrument: *mut pg_sys::IndexScanInstrumentation,
+            keys: c_int,
+            order_bys: c_int,
+        ) -> pg_sys::IndexScanDesc;
+    }
+
+    /// The index of the primary key, or InvalidOid.
+    pub unsafe fn primary_key(table: pg_sys::Relation) -> Oid {
+        // SAFETY: the caller has opened the table.
+        unsafe { RelationGetPrimaryKeyIndex(table, false) }
+    }
+
+    /// Begins a scan of `table` by `index`.
+    pub unsafe fn begin_index_scan(
+        table: pg_sys::Relation,
+        index: pg_sys::Relation,
+        snapshot: pg_sys::Snapshot,
+        keys: c_int,
+    ) -> pg_sys::IndexScanDesc {
+        // SAFETY: the caller has opened both.
+        unsafe { index_beginscan(table, index, snapshot, std::ptr::null_mut(), keys, 0) }
     }
 }

@@ -36,8 +36,8 @@ mod walk;
 
 pub use pgrx::pg_sys::{Datum, InvalidOid, Oid};
 
-pub(crate) use call::sql_functions;
 pub use call::{Call, RowType, enter};
+pub(crate) use call::{row_type, sql_functions};
 pub use collections::{ElementType, Set, StringInfo, array, json_field, list};
 pub use datum::{
     Boolean, Bytea, Bytes, Int4, Int8, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid, from_boxed,

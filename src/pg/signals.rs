@@ -4,12 +4,7 @@ use std::ffi::c_int;
 
 use pgrx::pg_sys;
 
-use super::ffi::{SignalHandlerForConfigReload, die};
-
-#[cfg(not(feature = "pg18"))]
-use pg_sys::pqsignal;
-#[cfg(feature = "pg18")]
-use pg_sys::pqsignal_be as pqsignal;
+use super::ffi::{SignalHandlerForConfigReload, die, pqsignal};
 
 /// Has this process answer to signals as a backend does: SIGTERM ends it at the next check for interrupts, also while it
 /// waits for a lock; SIGHUP has it read the configuration again.
