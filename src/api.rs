@@ -200,7 +200,7 @@ fn try_validate<'call>(call: &Call<'call>, arguments: RequestArguments<'call>) -
 }
 
 fn peek<'call>(call: &Call<'call>, arguments: RequestArguments<'call>) -> Answer {
-    validate_as_value(call, &arguments.into(), Uses::Leave)
+    validate_as_value(call, &arguments.into(), Uses::Keep)
 }
 
 fn validate_as_value<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Answer {

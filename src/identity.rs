@@ -20,16 +20,16 @@ pub struct Identity {
 }
 
 thread_local! {
-    /// One entry for each level of savepoints in which something was bound, innermost last: that one is current.
+    /// One entry for each savepoint in which a token was bound, innermost last. The last one is current.
     static BOUND: RefCell<Vec<(Savepoint, Identity)>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Has bindings end when they must, once a process.
+/// Has bindings end with transactions and savepoints. Call this once a process.
 pub fn watch() {
     pg::on_end(end);
 }
 
-/// Binds `identity` to the transaction, in the place of what was bound before.
+/// Binds `identity` to the transaction, and replaces what was bound before.
 pub fn bind(identity: Identity) {
     let level = pg::savepoint();
     BOUND.with_borrow_mut(|bound| {
@@ -40,7 +40,7 @@ pub fn bind(identity: Identity) {
     });
 }
 
-/// What `ask` makes of the identity that is bound. `None` when none is.
+/// What `ask` answers about the bound identity. `None` if there is none.
 pub fn current<R>(ask: impl FnOnce(&Identity) -> R) -> Option<R> {
     BOUND.with_borrow(|bound| bound.last().map(|(_, identity)| ask(identity)))
 }
@@ -49,7 +49,7 @@ fn end(of: End) {
     BOUND.with_borrow_mut(|bound| match of {
         End::Transaction => bound.clear(),
         End::RolledBack(savepoint) => bound.retain(|(level, _)| *level != savepoint),
-        // What was bound inside takes the place of what the parent had.
+        // What was bound inside replaces what the parent had.
         End::Released { savepoint, parent } if bound.iter().any(|(level, _)| *level == savepoint) => {
             bound.retain(|(level, _)| *level != parent);
             bound.iter_mut().filter(|(level, _)| *level == savepoint).for_each(|(level, _)| *level = parent);

@@ -16,7 +16,7 @@ pub struct Request<'call> {
     pub ttl: Option<Span>,
     pub metadata: Option<Datum>,
     pub max_uses: Option<i32>,
-    /// Whether the earlier tokens of the scope and resource id end.
+    /// Whether to delete the earlier tokens of the scope and resource id.
     pub replace: bool,
 }
 
@@ -80,7 +80,7 @@ pub fn many<'call>(
         tokens::replace_many(mint.scope, value)?;
     }
     let prefix = settings::token_prefix();
-    // All in memory of the call, which PostgreSQL frees, and can fail to have: there may be a million.
+    // There may be a million: all are in memory of the call, which PostgreSQL allocates and frees.
     let minted = pg::list(call, std::iter::repeat_n(Token::NONE, array.elements.len()));
     Token::generate_many(mint.expires_at_ms, minted).ok_or(Kind::NoRandomness)?;
     let new = |token: &Token| {
@@ -94,7 +94,7 @@ pub fn many<'call>(
     })
 }
 
-/// Of two tokens for one resource id, neither would be the newest.
+/// With `replace`, of two tokens for one resource id neither would be the newest.
 fn require_different(call: &Call<'_>, resource_ids: &[Option<&[u8]>]) -> Result<(), Error> {
     let sorted = pg::list(call, resource_ids.iter().copied());
     sorted.sort_unstable();

@@ -97,13 +97,13 @@ pub fn sweep_batch_size() -> u64 {
     SWEEP_BATCH_SIZE.get().unsigned_abs().into()
 }
 
-/// Whether the setting names `database`, or names none, which means all.
+/// Whether temptoken.sweep_databases names `database`, or is empty, which means all.
 pub fn sweeps_database(database: &CStr) -> bool {
     let (_, names) = sweep_databases();
     names.is_empty() || names.iter().any(|name| name.as_c_str() == database)
 }
 
-/// The setting temptoken.sweep_databases, as it stands and as names.
+/// The setting temptoken.sweep_databases: its text, and the names in it.
 pub fn sweep_databases() -> (CString, Vec<CString>) {
     let list = SWEEP_DATABASES.get().unwrap_or_default();
     // The check hook has accepted the value, so that it parses.

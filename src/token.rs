@@ -120,10 +120,10 @@ impl Token {
         Some(Self::from_random(expires_at_ms, &random))
     }
 
-    /// Puts new tokens, as of [`Self::generate`], in the place of `tokens`, in the order of their ids: rows stored in that
-    /// order are also swept in it, page by page.
+    /// Replaces `tokens` by new ones, as of [`Self::generate`], in the order of their ids. Rows that are stored in that order
+    /// are swept page by page.
     pub fn generate_many(expires_at_ms: u64, tokens: &mut [Self]) -> Option<()> {
-        // Some at a time: a call of the operating system costs as much as making a token.
+        // In chunks: a system call costs as much as making a token.
         let mut random = [[0; RANDOM_LEN]; 64];
         for chunk in tokens.chunks_mut(random.len()) {
             let random = &mut random[..chunk.len()];
@@ -136,7 +136,7 @@ impl Token {
         Some(())
     }
 
-    /// No token: room for one that is generated.
+    /// Room for a token that is generated later.
     pub const NONE: Self = Self { id: TokenId::FIRST, secret: [0; SECRET_LEN] };
 
     fn from_random(expires_at_ms: u64, random: &[u8; RANDOM_LEN]) -> Self {
@@ -167,7 +167,7 @@ impl Token {
         id.is_well_formed().then_some(Self { id, secret })
     }
 
-    /// Every place of `text` where a token could stand, with other text around it or not, in order of appearance.
+    /// Every piece of `text` that could be a token, with or without other text around it, in order of appearance.
     pub fn candidates(text: &[u8]) -> impl Iterator<Item = &[u8]> {
         (1..text.len().saturating_sub(DIGITS))
             .filter(|at| text[*at] == b'_')
@@ -259,8 +259,8 @@ pub fn may_hold_secret(text: &[u8]) -> bool {
     text.split(|byte| !byte.is_ascii_hexdigit()).any(|digits| digits.len() >= SUSPECT)
 }
 
-/// Puts the bytes that `digits` stand for into `bytes`, half as many. They are lower-case hexadecimal, which needs no
-/// branch: the branches of a decoder that checks as it goes are what validation would take longest for, after the lookup.
+/// Decodes `digits`, which are lower-case hexadecimal, into `bytes`, half as many. It has no branches: those of a decoder
+/// that checks as it goes would be the slowest part of validation after the lookup.
 fn decode_lower_hex(digits: &[u8], bytes: &mut [u8]) {
     let value = |digit: u8| (digit & 0x0f) + 9 * (digit >> 6);
     let (pairs, _) = digits.as_chunks();
@@ -270,6 +270,6 @@ fn decode_lower_hex(digits: &[u8], bytes: &mut [u8]) {
 }
 
 fn is_lower_hex(digits: &[u8]) -> bool {
-    // Without an early end, so that many are looked at in one step.
+    // Without an early return, so that the compiler uses vector instructions.
     digits.iter().fold(true, |so_far, byte| so_far & (byte.is_ascii_digit() | matches!(byte, b'a'..=b'f')))
 }

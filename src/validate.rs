@@ -16,20 +16,21 @@ pub struct Request<'call> {
     pub path: Option<&'call [u8]>,
 }
 
-/// Whether a request that is authorized uses up one of a limited token's uses.
+/// Whether an authorized request spends one of a limited token's uses.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Uses {
     Spend,
-    Leave,
+    Keep,
 }
 
-/// The answer: the token that authorizes the request, or why none does, with the name of its scope where that is known.
+/// The token that authorizes the request, or why none does. `scope` is the token's, if it is known.
 pub enum Verdict<'call> {
     Ok(tokens::TokenRow<'call>),
     Refused { refusal: Refusal, scope: Option<&'call [u8]> },
 }
 
-/// Judges `request`: the token, its expiry, its scope, the route, its uses, in this order. What only looks is not counted.
+/// Judges `request`: the token, its expiry, its scope, the route, its uses, in this order. Counts the answer if uses are
+/// spent.
 pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Result<Verdict<'call>, Error> {
     let verdict = decide(call, request, uses)?;
     if uses == Uses::Spend {
@@ -61,7 +62,7 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
         if let Some(spent) = tokens::spend(call, &row)? {
             return judge_spent(call, &token, spent, request);
         }
-        // Another transaction was first: look again at what there is now. If that is what was there before, something keeps
+        // Another transaction was faster: look again. If nothing has changed since the last look, a trigger or rule keeps
         // the row from being updated.
         if before.is_some_and(|before| before.is_same(&row)) {
             return refused(Refusal::TokenUsedUp, Some(row.scope.bytes));
@@ -70,8 +71,8 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
     }
 }
 
-/// Judges the request once more, against what has come of the token when its use was taken. That may have waited for
-/// another transaction while the token expired or its scope changed; and a trigger on the table has a say in the row.
+/// Judges the request again, against the token as it is after its use was spent. Spending may have waited for another
+/// transaction, while the token expired or its scope changed; and a trigger on the table may have changed the row.
 fn judge_spent<'call>(
     call: &Call<'call>,
     token: &Token,
@@ -87,7 +88,7 @@ fn judge_spent<'call>(
     })
 }
 
-/// Judges the request against a token that was found: whether it spends a use, or why it is refused.
+/// Judges the request against a stored token. Returns whether the request spends a use, or why it is refused.
 fn judge<'call>(
     call: &Call<'call>,
     row: &tokens::TokenRow<'call>,
@@ -116,7 +117,7 @@ fn is_of(token: &Token, row: &tokens::TokenRow<'_>) -> bool {
     token.digest().matches(row.token_hash.bytes)
 }
 
-/// The stored token that `token` is, if some request would be authorized by it now.
+/// The stored token that `token` is, if it would authorize some request now.
 pub fn find_active<'call>(call: &Call<'call>, token: &Token) -> Result<Option<tokens::TokenRow<'call>>, Error> {
     let Some(row) = find(call, token)? else { return Ok(None) };
     let has_uses = row.uses_left.is_none_or(|left| left > 0);

@@ -20,6 +20,11 @@ macro_rules! declare {
     };
 }
 
+/// Arguments that are only read, as each major declares them.
+#[cfg(any(feature = "pg15", feature = "pg16"))]
+type In<T> = *mut T;
+#[cfg(not(any(feature = "pg15", feature = "pg16")))]
+type In<T> = *const T;
 #[cfg(feature = "pg15")]
 type Bytes = c_char;
 #[cfg(not(feature = "pg15"))]
@@ -53,8 +58,8 @@ declare! {
     fn tuplestore_putvalues(
         store: *mut pg_sys::Tuplestorestate,
         description: pg_sys::TupleDesc,
-        values: *mut Datum,
-        nulls: *mut bool,
+        values: In<Datum>,
+        nulls: In<bool>,
     );
     fn hash_search(
         table: *mut pg_sys::HTAB,
@@ -65,7 +70,7 @@ declare! {
 
     // Rows
     fn heap_copytuple(tuple: pg_sys::HeapTuple) -> pg_sys::HeapTuple;
-    fn heap_form_tuple(description: pg_sys::TupleDesc, values: *mut Datum, nulls: *mut bool) -> pg_sys::HeapTuple;
+    fn heap_form_tuple(description: pg_sys::TupleDesc, values: In<Datum>, nulls: In<bool>) -> pg_sys::HeapTuple;
     fn heap_deform_tuple(
         tuple: pg_sys::HeapTuple,
         description: pg_sys::TupleDesc,

@@ -38,8 +38,8 @@ pub struct ScopeRow<'a> {
     pub spending_methods: Option<TextArray<'a>>,
 }
 
-/// `text` of a caller as a message may quote it: cut to its first 64 bytes. `None` where it is not a scope-token, or may
-/// hold a token. Whatever message quotes a caller's text asks here.
+/// A caller's text as a message may quote it: cut to its first 64 bytes. `None` if it is not a scope-token, or may hold a
+/// token. Every message that quotes a caller's text asks here.
 pub fn quotable(text: &[u8]) -> Option<&str> {
     if !is_scope_token(text) || token::may_hold_secret(text) {
         return None;
@@ -63,22 +63,22 @@ pub enum MintProblem {
 /// A valid scope.
 #[derive(Debug)]
 pub struct Scope {
-    /// The name, and then the routes: of each the lengths of method and path, 16 bits each, and then these; in the path,
-    /// [`RESOURCE_ID`] is in each place of the placeholder. All in one piece of memory, since where there are many scopes,
-    /// much of a validation's time goes into fetching it.
+    /// The name, then each route: the lengths of its method and path, 16 bits each, its method, its path. In the path,
+    /// [`RESOURCE_ID`] stands for the placeholder. All is in one piece of memory: with many scopes, fetching memory is much
+    /// of a validation's time.
     text: Box<[u8]>,
     name_length: u16,
     has_placeholder: bool,
     max_uses: Option<i32>,
     max_ttl: i64,
-    /// With a space after each, which no method contains.
+    /// Each followed by a space, which no method contains.
     spending_methods: Option<Box<[u8]>>,
 }
 
-/// What stands for the resource id in the path of a route: no path contains it.
+/// Stands for the resource id in the path of a route. No path contains it.
 const RESOURCE_ID: u8 = 0;
 
-/// A route as it is read.
+/// A route before it is written into a [`Scope`].
 #[derive(Clone, Copy)]
 struct Route<'a> {
     method: &'a [u8],
@@ -137,8 +137,8 @@ impl Scope {
 
     /// Whether `method` and `path` are one of this scope's routes for `resource_id`.
     ///
-    /// The resource id is judged again, though mint judged it: the scope may have been replaced since, or the row
-    /// written by hand.
+    /// Mint has judged the resource id. It is judged again here: the scope may have been replaced since, or the row written
+    /// by hand.
     pub fn allows(&self, resource_id: &[u8], method: &[u8], path: &[u8]) -> bool {
         if self.has_placeholder && !fits_in_path(resource_id) {
             return false;
@@ -159,8 +159,8 @@ impl Scope {
         self.max_ttl
     }
 
-    /// When a token minted at `now` (Unix microseconds) for `ttl` expires, in Unix milliseconds: cut, since that is what
-    /// an id can carry.
+    /// When a token minted at `now` (Unix microseconds) for `ttl` expires. Unix milliseconds, rounded down: an id carries no
+    /// more.
     pub fn expires_at_ms(&self, now: i64, ttl: Option<Span>) -> Result<u64, MintProblem> {
         let length = ttl.and_then(Span::length).filter(|length| *length <= self.max_ttl);
         length
@@ -319,7 +319,7 @@ fn write(name: &[u8], elements: &[Option<&[u8]>], placeholder: &[u8]) -> Result<
     })
 }
 
-/// What `write` pushes, in one piece of memory of the right size, which may not be there. It is called twice.
+/// What `write` pushes, in one piece of memory. `write` is called twice: first for the size.
 fn join(write: impl Fn(&mut dyn FnMut(&[u8]))) -> Result<Box<[u8]>, OutOfMemory> {
     let mut length = 0;
     write(&mut |part| length += part.len());
@@ -351,8 +351,8 @@ fn is_path(path: &[u8], placeholder: &[u8]) -> bool {
         && pieces(path, placeholder).all(|piece| piece.iter().all(|byte| *byte == b'/' || is_pchar(*byte)))
 }
 
-/// Whether putting `resource_id` into a route cannot make another route of it: one or more path characters, and not a
-/// segment that servers resolve, also after they have cut its path parameters (RFC 3986, section 3.3).
+/// Whether `resource_id` in a route leaves it that route. It is one or more path characters, and no segment that servers
+/// resolve, also after they have cut its path parameters (RFC 3986, section 3.3).
 fn fits_in_path(resource_id: &[u8]) -> bool {
     !matches!(before_semicolon(resource_id), b"" | b"." | b"..") && resource_id.iter().all(|byte| is_pchar(*byte))
 }

@@ -59,7 +59,7 @@ impl fmt::Display for Suspicion {
     }
 }
 
-/// The first routes of a valid scope that cannot be meant, at most [`SUSPICIONS_MAX`] of them.
+/// The first routes of a valid scope that cannot be meant, at most [`SUSPICIONS_MAX`].
 pub fn suspicions(row: &ScopeRow<'_>) -> Vec<Suspicion> {
     let placeholder = row.resource_id_in_path.unwrap_or_default();
     let routes = row.allowed_routes.iter().flat_map(|array| array.elements.iter().copied().flatten().enumerate());

@@ -1,4 +1,4 @@
-//! The tables of the schema `temptoken`: where they are, and what is cached of them.
+//! The tables of the schema `temptoken`: how they are found, and what is cached of them.
 //!
 //! Lives here and below: every statement and every index scan on `temp_tokens` (`tokens`) and `scopes` (`scopes`). May
 //! not come in here: what an answer means to a caller; the rules are in `token` and `scope`, their order in `mint` and
@@ -104,11 +104,11 @@ fn forget(relation: Oid) {
     }
 }
 
-/// What came of locking the table of tokens.
+/// The result of [`lock_to_sweep`].
 pub enum Lock {
     /// The extension is not in this database.
     Absent,
-    /// It would have meant waiting for another session.
+    /// Another session holds a lock.
     Held,
     /// The table is locked until the transaction ends.
     Taken(Oid),
@@ -123,13 +123,12 @@ pub fn lock_to_sweep() -> Lock {
     }
 }
 
-/// How many tokens have expired by `now` (Unix microseconds), if that can be had without waiting.
+/// How many tokens have expired by `now` (Unix microseconds). `None` if counting means waiting for a lock.
 pub fn count_expired(now: i64) -> Option<u64> {
     pg::walk_without_waiting(temp_tokens()?, || tokens::Sweep::new(now).count().ok())?
 }
 
-/// The table of tokens, where this database has the extension. A schema of the same name that is somebody else's does not
-/// count.
+/// The table of tokens, if this database has the extension.
 fn temp_tokens() -> Option<Oid> {
     pg::table_oid(SCHEMA, TEMP_TOKENS.name).filter(|oid| pg::belongs_to_extension(*oid, EXTENSION))
 }

@@ -17,7 +17,7 @@ use crate::values::OutOfMemory;
 /// The types of the columns, in order (sql/tables.sql).
 pub(super) const COLUMNS: &[Oid] = &[Text::OID, TextList::OID, Text::OID, Interval::OID, Int4::OID, TextList::OID];
 
-/// Scopes that were read, valid as long as GENERATION is `generation`.
+/// Scopes that were read. They are valid while GENERATION equals `generation`.
 struct Cache {
     generation: u64,
     scopes: Option<HashSet<ByName, FxBuildHasher>>,
@@ -50,8 +50,8 @@ thread_local! {
     static CACHE: RefCell<Cache> = const { RefCell::new(Cache { generation: 0, scopes: None }) };
 }
 
-/// What `ask` answers about the scope `name` as it is committed now, or changed by this transaction. `None` when there
-/// is no such scope. `ask` must be pure: it runs while the cache is borrowed.
+/// What `ask` answers about the scope `name`, as it is committed now or changed by this transaction. `None` if there is no
+/// such scope. `ask` is pure: it runs while the cache is borrowed.
 pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -> Result<Option<R>, Error> {
     pg::accept_invalidations();
     if let Some(answer) = ask_cache(name, &mut ask) {
@@ -62,22 +62,22 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
     let scope = match Scope::new(&scope_row(&row)) {
         Ok(scope) => scope,
         Err(Problem::OutOfMemory) => return Err(OutOfMemory.into()),
-        // A row that breaks a rule (its constraint was dropped) authorizes nothing: as if it were not there.
+        // The constraint was dropped. A row that breaks a rule authorizes nothing.
         Err(_) => return Ok(None),
     };
     let answer = ask(&scope);
-    // Until this transaction commits, its own rows are read each time. Its rollback would not empty the cache of one that was
-    // read before the trigger on scopes could announce it.
+    // A row of this transaction's own is not cached. A rollback that comes before the trigger on scopes has queued its
+    // invalidation would leave it in the cache.
     if !row.is_of_this_transaction() {
         keep(generation, scope)?;
     }
     Ok(Some(answer))
 }
 
-/// The row of scope `name`, and the count that it may be kept under.
+/// The row of scope `name`, and the generation that it may be cached under.
 fn find<'call>(call: &Call<'call>, name: &[u8]) -> Result<(u64, Option<Tuple<'call>>), Error> {
     SCOPES.locked(|oid, is_current| {
-        // Before the lookup: a change that it may have missed raises the count.
+        // Read before the lookup: a change that the lookup misses increments it.
         let generation = GENERATION.load(Ordering::Relaxed);
         Ok((generation, pg::find(call, oid, is_current, &Key::text(name))?))
     })
@@ -100,7 +100,7 @@ fn keep(generation: u64, scope: Scope) -> Result<(), Error> {
     CACHE.with_borrow_mut(|cache| {
         if cache.generation == generation && generation == GENERATION.load(Ordering::Relaxed) {
             let scopes = cache.scopes.get_or_insert_default();
-            // Where there is no memory for it, it is read again next time.
+            // Without memory for it, it is read again next time.
             if scopes.try_reserve(1).is_ok() {
                 scopes.insert(ByName(scope));
             }
@@ -109,8 +109,8 @@ fn keep(generation: u64, scope: Scope) -> Result<(), Error> {
     Ok(())
 }
 
-/// Whether a change of a scope surely reaches every session: the trigger may have been disabled, or, as restoring with
-/// --disable-triggers does, enabled again for other than replicated rows only.
+/// Whether every change of a scope invalidates the caches. The trigger that does it may be disabled, or not be enabled
+/// ALWAYS any more: restoring with --disable-triggers leaves it so, and it then misses replicated rows.
 fn announces_changes() -> Result<bool, Error> {
     Ok(pg::has_trigger_enabled_always(SCOPES.oid()?, c"scopes_changed")?)
 }
@@ -134,8 +134,8 @@ pub fn lookup(call: &Call<'_>, name: &[u8]) -> Result<Option<Datum>, Error> {
     Ok(row.and_then(|row| row.datum(1)))
 }
 
-/// Inserts a scope from the values of its columns, in order; with `replace`, puts it in the place of one of the same
-/// name. False when the name is taken.
+/// Inserts a scope from the values of its columns, in order. If the name is taken: replaces that scope if `replace` is
+/// true, else returns false.
 pub fn register(columns: &[Option<Datum>; COLUMNS.len()], replace: bool) -> Result<bool, Error> {
     static INSERT: Statement = Statement::new(
         c"INSERT INTO temptoken.scopes (name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods)
@@ -166,7 +166,7 @@ pub fn names(call: &Call<'_>) -> Result<Option<Datum>, Error> {
     Ok(row.and_then(|row| row.datum(1)))
 }
 
-/// Removes the scope `name`. False when there is none.
+/// Deletes the scope `name`. Returns whether it existed.
 pub fn unregister(name: &[u8]) -> Result<bool, Error> {
     static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.scopes WHERE name = $1", &[Text::OID]);
     Ok(DELETE.run_durably(SCOPES.oid()?, &[Some(pg::varlena(name))])? > 0)

@@ -1,4 +1,4 @@
-//! The table `temp_tokens`: read by primary key, written by statements, swept by a walk of the key.
+//! The table `temp_tokens`: read by primary key, written by statements, swept by a walk over the key.
 
 use super::TEMP_TOKENS;
 use crate::errors::Error;
@@ -12,7 +12,7 @@ use crate::token::{Digest, TokenId};
 pub(super) const COLUMNS: &[Oid] =
     &[Uuid::OID, Bytea::OID, Text::OID, Text::OID, Timestamptz::OID, Timestamptz::OID, Int4::OID, Jsonb::OID];
 
-/// A stored token, read at one moment. Times are Unix microseconds.
+/// A stored token. Times are Unix microseconds.
 #[derive(Clone, Copy)]
 pub struct TokenRow<'call> {
     pub id: TokenId,
@@ -28,7 +28,7 @@ pub struct TokenRow<'call> {
 }
 
 impl TokenRow<'_> {
-    /// Whether the other is the same in all that validation judges.
+    /// Whether both are the same in everything that validation judges.
     pub fn is_same(&self, other: &Self) -> bool {
         let judged = |row: &Self| (row.expires_at, row.uses_left);
         judged(self) == judged(other)
@@ -38,14 +38,14 @@ impl TokenRow<'_> {
     }
 }
 
-/// The token `id` as it is committed now, or changed by this transaction.
+/// The token `id`, as it is committed now or changed by this transaction.
 pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'call>>, Error> {
     let key = Key::uuid(id.as_bytes());
     let tuple = TEMP_TOKENS.locked(|oid, is_current| pg::find(call, oid, is_current, &key))?;
     Ok(tuple.and_then(|tuple| row(id, &tuple)))
 }
 
-/// The columns but the last two are NOT NULL; a row where that was undone and made use of is no token.
+/// `None` if one of the first six columns is NULL, which only a dropped NOT NULL allows.
 fn row<'call>(id: TokenId, tuple: &Tuple<'call>) -> Option<TokenRow<'call>> {
     Some(TokenRow {
         id,
@@ -60,7 +60,7 @@ fn row<'call>(id: TokenId, tuple: &Tuple<'call>) -> Option<TokenRow<'call>> {
     })
 }
 
-/// What all tokens of one mint share. `created_at` is in Unix microseconds, `expires_at_ms` in Unix milliseconds.
+/// What all tokens of one call of mint share. `created_at` is in Unix microseconds, `expires_at_ms` in Unix milliseconds.
 #[derive(Clone, Copy)]
 pub struct Mint<'a> {
     pub scope: &'a [u8],
@@ -103,14 +103,14 @@ pub fn insert(mint: &Mint<'_>, id: TokenId, digest: Digest, resource_id: &[u8]) 
     Ok(())
 }
 
-/// A token to be stored with others.
+/// A token for [`insert_many`].
 #[derive(Clone, Copy)]
 pub struct New {
     pub id: TokenId,
     pub digest: Digest,
 }
 
-/// Stores many tokens, best in the order of their ids; `resource_ids` are those of all of them, in order, as a text[].
+/// Stores many tokens, fastest in the order of their ids. `resource_ids` is a text[] of theirs, in the same order.
 pub fn insert_many(call: &Call<'_>, mint: &Mint<'_>, tokens: &[New], resource_ids: Datum) -> Result<(), Error> {
     static INSERT: Statement = Statement::new(
         c"INSERT INTO temptoken.temp_tokens
@@ -135,15 +135,15 @@ pub fn insert_many(call: &Call<'_>, mint: &Mint<'_>, tokens: &[New], resource_id
     Ok(())
 }
 
-/// Names on which those who replace tokens wait for each other.
+/// What mint locks with `replace`, so that calls for the same resource wait for each other.
 #[derive(Clone, Copy)]
 enum Name {
     Scope = 0x7401,
     ResourceId = 0x7402,
 }
 
-/// Ends the tokens of `scope` that are bound to `resource_id`, so that one minted after it is the only one: whoever else
-/// does this for the same two waits until this transaction ends.
+/// Deletes the tokens of `scope` that are bound to `resource_id`. Others who do so wait until this transaction ends, so that
+/// the token which it mints next is the only one.
 pub fn replace(scope: &[u8], resource_id: &[u8]) -> Result<(), Error> {
     pg::lock_name(Name::Scope as u16, &[scope], true);
     pg::lock_name(Name::ResourceId as u16, &[scope, resource_id], false);
@@ -151,7 +151,7 @@ pub fn replace(scope: &[u8], resource_id: &[u8]) -> Result<(), Error> {
     Ok(())
 }
 
-/// As [`replace`], for every resource id of a text[]. Whoever else replaces tokens of the scope waits.
+/// As [`replace`], for every resource id of a text[]. Others who replace any token of the scope wait.
 pub fn replace_many(scope: &[u8], resource_ids: Datum) -> Result<(), Error> {
     static DELETE: Statement = Statement::new(
         c"DELETE FROM temptoken.temp_tokens WHERE scope = $1 AND resource_id = ANY ($2)",
@@ -162,9 +162,9 @@ pub fn replace_many(scope: &[u8], resource_ids: Datum) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes one use off a limited token, as long as it is what was `seen` of it: the token as it is then. `None` when it has no
-/// use left, is not there any more, or was changed. Waits for another transaction that is spending or changing it. The use
-/// stays spent through any crash after this transaction commits.
+/// Spends one use of a limited token, if it is still what was `seen` of it. Returns the token as it is then. `None` if it has
+/// no use left, is gone, or was changed. Waits for another transaction that spends or changes it. Once this transaction has
+/// committed, no crash returns the use.
 pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option<TokenRow<'call>>, Error> {
     static SPEND: Statement = Statement::new(
         c"UPDATE temptoken.temp_tokens SET uses_left = uses_left - 1
@@ -190,13 +190,13 @@ pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option
     Ok(tuple.and_then(|tuple| row(seen.id, &tuple)))
 }
 
-/// Removes the token `id`; whether it was there.
+/// Deletes the token `id`. Returns whether it existed.
 pub fn delete(id: TokenId) -> Result<bool, Error> {
     static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[Uuid::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])? > 0)
 }
 
-/// Removes every token of a scope that is bound to a resource id; how many there were.
+/// Deletes every token of a scope that is bound to a resource id. Returns how many.
 pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Error> {
     static DELETE: Statement = Statement::new(
         c"DELETE FROM temptoken.temp_tokens
@@ -207,7 +207,7 @@ pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Er
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &parameters)?)
 }
 
-/// Removes every token of a scope; how many there were.
+/// Deletes every token of a scope. Returns how many.
 pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
     static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[Text::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
@@ -314,8 +314,8 @@ impl Sweep {
     }
 }
 
-/// How many tokens of each scope live and have expired. Calls `visit` with a row for each of the scopes in `names`, a
-/// text[], and of those that only tokens have, and one for NULL: scope, live, expired, next expiry.
+/// Counts live and expired tokens by scope. Calls `visit` with a row for each scope in `names`, a text[], for each other
+/// scope that a token has, and for NULL: scope, live, expired, next expiry.
 pub fn count_by_scope(names: Option<Datum>, visit: impl FnMut(&Tuple<'_>)) -> Result<(), Error> {
     static SELECT: Statement = Statement::reading(
         c"WITH stored AS MATERIALIZED (

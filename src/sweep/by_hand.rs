@@ -20,12 +20,12 @@ pub enum Start {
 
 /// Starts a launcher for `database` alone.
 pub fn start(database: u32) -> Start {
-    // Not before the table was made: a launcher with an earlier id has survived a crash of the server.
+    // At least the time at which the memory was allocated. A launcher that survived a crash has an older id.
     let (me, id) = (pg::pid(), status::made_at().max(pg::now()));
     loop {
         let seen = status::of(database).map_or(0, |place| place.by_hand.pid);
         let is_alive = is_running(seen);
-        // Looking for a process takes locks of its own, so that the place may have changed since.
+        // `is_running` takes locks of its own, during which the place may change.
         let reserved = status::change(database, |place| {
             (place.by_hand.pid == seen).then(|| place.by_hand.reserve(me, id, is_alive))
         });
@@ -46,7 +46,7 @@ pub fn start(database: u32) -> Start {
         return Start::NoSlot;
     };
     status::amend(database, |place| place.by_hand.registered(id, 0));
-    // One that was terminated before it could say hello has no process now, but it is registered: it comes back.
+    // If it was terminated before it said hello, it has no process now. It is registered, so that it comes back.
     if let Ok(pid) = registered.wait_for_startup() {
         status::amend(database, |place| place.by_hand.registered(id, pid));
     }
@@ -56,7 +56,7 @@ pub fn start(database: u32) -> Start {
 /// Stops the launcher that was started for `database`, and waits until it has ended; false when there was none.
 pub fn stop(database: u32) -> bool {
     let here = || status::of(database).map(|place| place.by_hand);
-    // Otherwise the launcher would end only after it has come, and take a worker slot until then.
+    // A session is registering it. If it were told to stop now, it would take a worker slot until it has come and gone.
     while here()
         .is_some_and(|by_hand| by_hand.state == State::Starting && by_hand.pid != pg::pid() && is_running(by_hand.pid))
     {
@@ -75,7 +75,7 @@ pub fn stop(database: u32) -> bool {
     true
 }
 
-/// Waits a moment for something to change in the table.
+/// Waits a moment for the place to change.
 fn pause() {
     sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
     pg::check_for_interrupts();
@@ -101,7 +101,7 @@ impl Me {
         let hello = status::change(database, |place| {
             let hello = place.by_hand.hello(pid, me.id, made_at);
             if hello == Hello::AfterCrash {
-                place.crash(now);
+                place.note_crash(now);
             }
             hello
         });

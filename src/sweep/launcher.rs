@@ -1,4 +1,4 @@
-//! The launcher: at each interval, one worker after the other for every database that is to be swept.
+//! The launcher: at each interval it runs a worker for each database, one after the other.
 //!
 //! Where the library is preloaded there is one for all databases; else `temptoken_sweep_worker_start()` starts one for its
 //! database alone.
@@ -21,8 +21,8 @@ use crate::{pg, settings};
 
 pub const NAME: &str = "temptoken sweep launcher";
 
-/// How long the launcher waits for a worker that it has ended. Then it goes on with other databases, and comes back to this
-/// one when that worker is gone.
+/// How long the launcher waits for a worker that it has told to end. Then it goes on with other databases. It skips this one
+/// until the worker is gone.
 const PARTING: Duration = Duration::from_secs(1);
 
 const NO_SLOT: &str = "no background worker slot is free; raise max_worker_processes";
@@ -87,7 +87,7 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
     }
 }
 
-/// Says when the next round begins.
+/// Publishes when the next round begins.
 fn announce(me: Option<Me>, next_start: i64) {
     match me {
         None => status::set_launcher(pg::pid(), next_start),
@@ -109,10 +109,10 @@ struct Database {
     name: CString,
 }
 
-/// Sweeps each database once, then goes back to those that had more to do, until all are done or the interval is over.
+/// Sweeps each database once, then revisits those that ran out of time, until all are done or the interval is over.
 fn sweep_all(databases: Vec<Database>, logged: &mut Logged) {
     let (started, now, interval) = (Instant::now(), pg::now(), micros(settings::sweep_interval()));
-    // Those that failed the last time may take long: they come after the others.
+    // Those whose last sweep failed come last: they may take long.
     let of = |database: &Database| status::of(database.oid);
     let (failing, healthy): (Vec<_>, Vec<_>) = databases
         .into_iter()
@@ -150,10 +150,10 @@ fn run_worker(database: &Database) -> bool {
     if let Some(Worker::Running(pid)) = status::of(database.oid).map(|place| place.worker)
         && is_running(pid)
     {
-        // It was told to end, and has not yet.
+        // It was told to end, and still runs.
         return true;
     }
-    status::change(database.oid, |place| place.expect());
+    status::change(database.oid, |place| place.register_worker());
     let run = |_: &mut PgMemoryContexts| worker::start(database.oid).map(wait_for_worker);
     // SAFETY: PostgreSQL's handle of the worker lies in this context. It is not used after the context is freed.
     let Some(end) = (unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(run) }) else { return false };
@@ -219,7 +219,7 @@ fn wait_for_worker(worker: DynamicBackgroundWorker) -> WorkerEnd {
     }
 }
 
-/// Waits for the end of a worker that was told to.
+/// Waits for the end of a worker that was told to end.
 fn see_off(pid: i32) -> WorkerEnd {
     let begun = Instant::now();
     while is_running(pid) {
@@ -244,8 +244,8 @@ fn name_of(database: &pg_sys::FormData_pg_database) -> &CStr {
     unsafe { CStr::from_ptr(database.datname.data.as_ptr()) }
 }
 
-/// The databases to sweep; `me`: only the one of this launcher. What is known of those that are no more is forgotten, which
-/// ends their launchers.
+/// The databases to sweep: all, or with `me` the one of this launcher. Frees the places of dropped databases, which ends
+/// their launchers.
 fn databases(me: Option<Me>, logged: &mut Logged) -> Vec<Database> {
     let (mut found, mut others) = (Vec::new(), Vec::new());
     // SAFETY: reads pg_database as the autovacuum launcher does (postmaster/autovacuum.c, get_database_list): a shared

@@ -3,9 +3,9 @@
 //! Lives here and below: a launcher that holds no database open, and short-lived workers, one at a time, that each sweep
 //! one database and leave. May not come in here: statements; the workers use the store like any caller.
 //!
-//! An error ends the process that met it. The postmaster starts the launcher again. A database whose worker failed has its next
-//! turn at the next interval, and its `place` in `status` says what happened. A worker that takes too long is ended by the
-//! launcher; one that crashes takes the server's processes with it, and its database is left alone for an interval.
+//! An error ends the process that met it. The postmaster restarts a launcher. A database whose worker failed is swept again
+//! at the next interval; its `Place` says what happened. The launcher ends a worker that takes too long. A worker that
+//! crashes makes the server restart all processes; its database is left alone for an interval.
 
 mod by_hand;
 mod by_hand_state;
@@ -43,16 +43,16 @@ pub fn init() {
 
 /// How sweeping stands in this database. Times are Unix microseconds.
 pub struct State {
-    /// `running`: a worker is sweeping. `waiting`: one starts at `next_start`, or is about to. `excluded`: a launcher runs,
-    /// but passes this database over. `standby`: this server sweeps nothing until it is promoted. `none`: no launcher runs.
+    /// `running`: a worker sweeps. `waiting`: the next one starts at `next_start`. `excluded`: a launcher runs, but not for
+    /// this database. `standby`: this server sweeps nothing until it is promoted. `none`: no launcher runs.
     pub worker: &'static str,
     pub next_start: Option<i64>,
-    /// What is known of the sweeps so far, which is nothing before the first.
+    /// `None` before the first sweep.
     pub place: Option<Place>,
     pub preloaded: bool,
 }
 
-/// How sweeping stands in this database, from any session, without a look at the table.
+/// How sweeping stands in this database. Reads shared memory only.
 pub fn state() -> State {
     let place = status::of(pg::database_oid());
     let (launcher, next_start) = match place {
@@ -69,7 +69,7 @@ pub fn state() -> State {
     State { worker, next_start: (worker == "waiting").then_some(next_start), place, preloaded: status::is_preloaded() }
 }
 
-/// Starts a launcher for this database alone; false when one runs already.
+/// Starts a launcher for this database alone. False if one runs already.
 pub fn start_by_hand() -> Result<bool, Error> {
     if status::is_preloaded() {
         return Err(Kind::SweepPreloaded.into());
@@ -84,7 +84,7 @@ pub fn start_by_hand() -> Result<bool, Error> {
     }
 }
 
-/// Stops the launcher that [`start_by_hand`] has started; false when there was none.
+/// Stops the launcher that [`start_by_hand`] has started. False if there is none.
 pub fn stop_by_hand() -> Result<bool, Error> {
     if status::is_preloaded() {
         return Err(Kind::SweepPreloaded.into());
@@ -92,7 +92,7 @@ pub fn stop_by_hand() -> Result<bool, Error> {
     Ok(by_hand::stop(pg::database_oid()))
 }
 
-/// Waits until `time` has passed or this process's latch is set, which every signal does. pg_stat_activity shows `event`.
+/// Waits for `time`, or until this process's latch is set, which every signal does. pg_stat_activity shows `event`.
 fn sleep(time: Duration, event: u32) {
     let events = pg_sys::WL_LATCH_SET | pg_sys::WL_TIMEOUT | pg_sys::WL_EXIT_ON_PM_DEATH;
     // SAFETY: waits on this process's own latch; ends the process if the postmaster is gone.
@@ -121,7 +121,7 @@ fn is_told_to_end() -> bool {
     unsafe { std::ptr::read_volatile(&raw const pg_sys::ProcDiePending) != 0 }
 }
 
-/// Ends this process, in a way that has the postmaster start it again if it is to be. The FATAL of a backend is not logged.
+/// Ends this process with status 1, upon which the postmaster restarts it if it has a restart time. Nothing is logged.
 #[allow(unreachable_code, reason = "on some majors the binding says that proc_exit does not return")]
 fn end() -> ! {
     // SAFETY: in the main loop of a background worker, outside any transaction.
@@ -129,8 +129,8 @@ fn end() -> ! {
     unreachable!("proc_exit does not return")
 }
 
-/// Ends this process if it was told to or the postmaster is gone, and reads the configuration again if that was asked for.
-/// Call it in the main loop only, outside any transaction.
+/// Ends this process if it was told to or the postmaster is gone. Reads the configuration again on SIGHUP. Call this outside
+/// any transaction.
 fn heed_signals() {
     sleep(Duration::ZERO, idle());
     if is_told_to_end() {
@@ -155,8 +155,8 @@ fn override_settings(settings: &[(&CStr, &CStr)]) {
     }
 }
 
-/// Runs `work`, which may start transactions. Catches every error, of PostgreSQL or a panic, and rolls the transaction back.
-/// Errors leave the frames of `work` by longjmp: none may own anything that has a destructor.
+/// Runs `work`, which may start transactions. Catches every error and panic, and rolls the transaction back. `work` owns no
+/// destructor where an error leaves it.
 fn catch<R: Copy>(work: impl FnOnce() -> R) -> Result<R, Box<ErrorReportWithLevel>> {
     // SAFETY: `work` is guarded, so that it leaves by return or by an error of PostgreSQL, never by a panic, and the frames
     // that the error skips own nothing. After it the transaction is ended as the main loop of a backend does.
@@ -194,16 +194,15 @@ fn micros(time: Duration) -> i64 {
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// Whether a process of this server has the pid; 0 is none.
+/// Whether a process of this server has this pid. 0 is none.
 fn is_running(pid: i32) -> bool {
     // SAFETY: looks through the list of processes in shared memory.
     pid != 0 && !unsafe { pg_sys::BackendPidGetProc(pid) }.is_null()
 }
 
-/// Wakes a process of this server from its sleep, if there is one with the pid.
+/// Sets the latch of a process of this server, if there is one with this pid.
 fn wake(pid: i32) {
-    // SAFETY: the structures of processes stay where they are as long as the server runs; to wake another process that has
-    // taken the place of one that ended does no harm.
+    // SAFETY: the structures of processes stay where they are. If another process has this one by now, waking it does no harm.
     unsafe {
         let process = pg_sys::BackendPidGetProc(pid);
         if !process.is_null() {

@@ -1,14 +1,14 @@
-//! What is known of sweeping one database, and how that changes. Pure: no shared memory, no processes.
+//! The status of sweeping one database, and how it changes. Pure: no shared memory, no processes.
 //!
-//! A database has one row of this, a [`Place`], in the shared table of `status`. [`Worker`], one of its columns, is the state
-//! of the process that sweeps the database:
+//! Each database has a [`Place`] in the shared memory of `status`. [`Worker`] in it is the state of the process that sweeps
+//! the database:
 //!
 //! ```text
 //!           expect               begin
 //!     None ────────▶ Expected ────────▶ Running
 //!       ▲               │                  │
 //!       └───────────────┴──────────────────┘
-//!   by the worker:   finish, pause, put_off, fail, miss
+//!   by the worker:   finish, pause, find_locked, fail, find_no_extension
 //!   by the launcher: fail, when the worker ended without any of these; crash, after the server's crash
 //! ```
 
@@ -36,7 +36,7 @@ pub enum Worker {
     Running(i32),
 }
 
-/// What is known of sweeping one database. Times are Unix microseconds, 0 for never. All zeros is a place that is free.
+/// The status of sweeping one database. Times are Unix microseconds, 0 for never. All zeros is a free place.
 #[derive(Clone, Copy)]
 pub struct Place {
     pub database: u32,
@@ -44,7 +44,7 @@ pub struct Place {
     /// When the launcher that was started by hand begins its next round.
     pub next_start: i64,
     pub worker: Worker,
-    /// A sweep has begun, and has neither finished nor failed.
+    /// A sweep has begun and neither finished nor failed.
     unfinished: bool,
     /// There is more to do, for another worker in the same round.
     pub paused: bool,
@@ -87,19 +87,19 @@ impl Place {
         error_length: 0,
     };
 
-    /// A place for `database`, of which nothing is known.
+    /// A place for `database`, before its first sweep.
     pub fn new(database: u32) -> Self {
         Self { database, ..Self::FREE }
     }
 
-    /// Whether nothing of ours runs for this database.
+    /// Whether neither a worker nor a launcher of its own runs for this database.
     pub fn is_idle(&self) -> bool {
         self.by_hand.state == State::None && self.worker == Worker::None
     }
 
-    /// Whether a crash was so recent that the database is left alone in this round. `interval` in microseconds.
+    /// Whether the last crash was so recent that this round skips the database. `interval` is in microseconds.
     pub fn is_left_alone(&self, now: i64, interval: i64) -> bool {
-        // The round that begins an interval after the crash is not to miss it by a hair: clocks are not that exact. A clock
+        // The round that begins an interval after the crash is not to find_no_extension it by a hair: clocks are not that exact. A clock
         // that was set back ends the wait.
         self.crashed_at != 0 && (0..interval / 10 * 9).contains(&(now - self.crashed_at))
     }
@@ -110,11 +110,11 @@ impl Place {
     }
 
     /// A worker is about to be registered.
-    pub fn expect(&mut self) {
+    pub fn register_worker(&mut self) {
         (self.worker, self.paused) = (Worker::Expected, false);
     }
 
-    /// A worker has the table. It begins a sweep, or goes on with one that was paused.
+    /// A worker has locked the table. It begins a sweep, or goes on with a paused one.
     pub fn begin(&mut self, pid: i32, now: i64) {
         if !self.unfinished {
             (self.last_start, self.removed) = (now, 0);
@@ -122,8 +122,8 @@ impl Place {
         (self.worker, self.unfinished) = (Worker::Running(pid), true);
     }
 
-    /// The worker has removed this many rows, and committed that. `was_fast`: twice as many would have done no harm.
-    pub fn add(&mut self, rows: u64, was_fast: bool, batch_size: u64) {
+    /// The worker has committed the removal of `rows`. If that `was_fast`, the next batch may be twice as large.
+    pub fn count_removed(&mut self, rows: u64, was_fast: bool, batch_size: u64) {
         self.removed += rows;
         self.removed_in_total += rows;
         if was_fast {
@@ -132,26 +132,26 @@ impl Place {
         }
     }
 
-    /// The worker leaves before the sweep is through.
+    /// The worker leaves, and another one goes on with the sweep in the same round.
     pub fn pause(&mut self) {
         (self.worker, self.paused) = (Worker::None, true);
     }
 
-    /// The sweep is through.
+    /// The sweep has removed all that had expired.
     pub fn finish(&mut self, now: i64) {
         (self.worker, self.unfinished, self.locked, self.failing) = (Worker::None, false, false, false);
         self.last_finish = now;
     }
 
-    /// The table was locked, which is an error from the second time in a row.
-    pub fn put_off(&mut self, now: i64) {
+    /// Another session has locked the table. From the second time in a row that is an error.
+    pub fn find_locked(&mut self, now: i64) {
         if self.locked {
             self.fail(now, LOCKED);
         }
         (self.worker, self.unfinished, self.locked) = (Worker::None, false, true);
     }
 
-    /// The sweep has failed; whether it had not failed in the same way the time before.
+    /// The sweep has failed. Returns whether the last one did not fail with the same error.
     pub fn fail(&mut self, now: i64, error: &str) -> bool {
         let cut = (0..=error.len().min(ERROR_MAX)).rev().find(|at| error.is_char_boundary(*at)).unwrap_or(0);
         let is_new = !self.failing || self.last_error() != &error.as_bytes()[..cut];
@@ -161,8 +161,8 @@ impl Place {
         is_new
     }
 
-    /// The worker was ended because it took too long, as [`Self::fail`]. What it had removed in its last transaction is back:
-    /// the next worker tries fewer rows at once, in the same round unless it was one row already.
+    /// As [`Self::fail`]: the launcher has ended the worker because it took too long. Its last batch is rolled back. The next
+    /// worker tries a smaller one, in the same round unless the batch was one row.
     pub fn end_overdue(&mut self, now: i64, error: &str, batch_size: u64) -> bool {
         let tried = self.batch(batch_size);
         self.batch = (tried / SHRINK).max(1);
@@ -171,15 +171,15 @@ impl Place {
     }
 
     /// The server has crashed while a worker was here.
-    pub fn crash(&mut self, now: i64) {
+    pub fn note_crash(&mut self, now: i64) {
         let error = if self.by_hand.state == State::None { CRASHED } else { CRASHED_BY_HAND };
         self.fail(now, error);
         (self.crashed_at, self.paused) = (now, false);
     }
 
-    /// The extension is not in this database. The place becomes free, which ends a launcher that was started by hand; but one
-    /// for which nothing was swept yet may have been started in the transaction that creates the extension.
-    pub fn miss(&mut self) {
+    /// The extension is not in this database. The place becomes free, which ends a launcher that was started by hand. It stays
+    /// if nothing was swept yet: the transaction that creates the extension may have started the launcher.
+    pub fn find_no_extension(&mut self) {
         self.worker = Worker::None;
         if self.last_start != 0 || self.by_hand.state == State::None {
             *self = Self::FREE;

@@ -1,12 +1,12 @@
-//! The table of places in shared memory, for every session to see.
+//! The places of all databases, in shared memory, for every session to see.
 //!
-//! Lives here: the memory, its lock, and who may get a place. May not come in here: what a change means (`place`), and what
-//! sweeps. A database without a place is swept all the same, and its status is not known.
+//! Lives here: the memory, its lock, and which database gets a place. May not come in here: what a change means (`place`).
+//! A database without a place is swept too, but has no status.
 //!
-//! The table begins empty with the server. Where the library is preloaded it survives a crash of the server's processes:
-//! the postmaster copies it before it gives shared memory up, and puts it back. Elsewhere the table is made by whoever
-//! needs it first, in the reserve that PostgreSQL keeps for this, as contrib/pg_prewarm does; PostgreSQL raises an error
-//! when other extensions have used that up.
+//! All places are free when the server starts. Where the library is preloaded, they survive a crash of a server process:
+//! the postmaster copies them before it releases shared memory, and restores them. Elsewhere the first process that needs
+//! the memory allocates it, from the reserve that PostgreSQL keeps for this, as contrib/pg_prewarm does. If other extensions
+//! have used that up, PostgreSQL raises an error.
 
 use std::cell::UnsafeCell;
 use std::ffi::c_int;
@@ -24,10 +24,10 @@ use crate::pg;
 
 /// The most databases whose status is kept, where memory for it could be asked for at the start of the server.
 const PLACES_PRELOADED: usize = 1024;
-/// And where it could not: the reserve is some 100 kB for all extensions.
+/// The same for memory from the reserve, which is some 100 kB for all extensions.
 const PLACES: usize = 64;
 
-/// The table in shared memory, which the places follow. All zeros is an empty one.
+/// What is in shared memory before the places. All zeros is valid.
 #[repr(C)]
 struct Table {
     locked: AtomicBool,
@@ -42,11 +42,11 @@ struct Data {
     next_start: i64,
     /// When the table was made: at the start of the server, after its last crash, or later.
     made_at: i64,
-    /// The table is from before a crash, and [`note_crash`] has not been called.
+    /// The places were restored after a crash, and [`note_crash`] has not been called since.
     is_restored: bool,
 }
 
-/// The lock, held while this lives. Its holder only copies memory: it can neither fail nor wait.
+/// The lock, held while this lives. Its holder only copies memory, which neither fails nor waits.
 struct Locked {
     table: *mut Table,
 }
@@ -221,7 +221,7 @@ pub fn retain(is_there: impl Fn(u32) -> bool) {
 pub fn note_crash(now: i64) {
     let mut locked = lock();
     if std::mem::take(&mut locked.data().is_restored) {
-        locked.places().iter_mut().filter(|place| place.worker != Worker::None).for_each(|place| place.crash(now));
+        locked.places().iter_mut().filter(|place| place.worker != Worker::None).for_each(|place| place.note_crash(now));
     }
 }
 

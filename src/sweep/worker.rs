@@ -16,19 +16,18 @@ use crate::store::{self, Lock, tokens};
 
 const NAME: &str = "temptoken sweep worker";
 
-/// After this time a worker begins no other batch. It leaves, and another worker goes on: DROP DATABASE and its like wait up
-/// to five seconds for others to leave (storage/ipc/procarray.c, CountOtherDBBackends).
+/// After this time a worker begins no other batch. It leaves, and another worker goes on. DROP DATABASE and its like wait at
+/// most five seconds for others to leave (storage/ipc/procarray.c, CountOtherDBBackends).
 const TIME_LIMIT: Duration = Duration::from_secs(2);
 
-/// After this time the launcher ends a worker, whatever it is doing: less than the five seconds of DROP DATABASE. Its batch
-/// is rolled back, and the next worker tries a smaller one.
+/// After this time the launcher ends a worker, whatever it does: less than the five seconds of DROP DATABASE.
 pub const OVERDUE: Duration = Duration::from_secs(4);
 
-/// A batch that took less than this may be twice as large the next time.
+/// After a batch that took less than this, the next one may be twice as large.
 const FAST: Duration = Duration::from_millis(500);
 
-/// Settings of every worker. They win over those of the database and of roles: no ALTER DATABASE or ALTER ROLE can stop a
-/// worker.
+/// Settings of every worker. They override those of the database and of roles, so that no ALTER DATABASE or ALTER ROLE can
+/// stop a worker.
 const OVERRIDES: &[(&CStr, &CStr)] = &[
     (c"search_path", c"pg_catalog, pg_temp"),
     (c"default_transaction_read_only", c"off"),
@@ -41,7 +40,7 @@ const OVERRIDES: &[(&CStr, &CStr)] = &[
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     (c"transaction_timeout", c"0"),
     (c"session_replication_role", c"origin"),
-    // If a crash undoes a sweep, the next sweep does it again.
+    // If a crash undoes a sweep, the next sweep repeats it.
     (c"synchronous_commit", c"off"),
 ];
 
@@ -75,8 +74,8 @@ pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
     let name = in_transaction(|| Ok(pg::database_name()));
     let database = pg::database_oid();
     match catch(turn) {
-        Ok(End::Absent) => _ = status::amend(database, Place::miss),
-        Ok(End::Locked) => _ = status::change(database, |place| place.put_off(pg::now())),
+        Ok(End::Absent) => _ = status::amend(database, Place::find_no_extension),
+        Ok(End::Locked) => _ = status::change(database, |place| place.find_locked(pg::now())),
         Ok(End::Paused) => _ = status::change(database, Place::pause),
         Ok(End::Finished) => finish(&name),
         Err(error) => fail(&name, &error),
@@ -147,7 +146,9 @@ fn turn() -> End {
             Ok(step) => step,
             Err(end) => return end,
         };
-        status::change(pg::database_oid(), |place| place.add(step.removed, begun.elapsed() < FAST, batch_size));
+        status::change(pg::database_oid(), |place| {
+            place.count_removed(step.removed, begun.elapsed() < FAST, batch_size)
+        });
         heed_signals();
         if step.is_last {
             return End::Finished;
