@@ -6,6 +6,7 @@
 //! - What docs/reference.md says of functions, tables, settings and privileges is what the catalog says.
 //!   `TEMPTOKEN_WRITE_DOCS=1 cargo test --test docs` writes those parts anew.
 //! - Names of functions and settings, and links between pages, lead somewhere.
+//! - Files of src/ import what docs/internals.md says that they may.
 
 mod common;
 
@@ -49,7 +50,7 @@ struct Example {
     shown: Option<String>,
 }
 
-/// The ```sql blocks of a page. A block without a language, at most one empty line below, is the output of the one above.
+/// The ```sql blocks of a page. A block without a language right below one is its output.
 fn examples(markdown: &str) -> Vec<Example> {
     let mut found: Vec<Example> = Vec::new();
     let (mut lines, mut gap) = (markdown.lines().enumerate(), usize::MAX);
@@ -433,25 +434,89 @@ fn the_reference_says_what_the_catalog_says() {
             fs::write(root().join(REFERENCE), page).unwrap();
             return;
         }
-        let new = page.lines().find(|line| !before.lines().any(|it| it == *line));
-        panic!("{REFERENCE} is not what the catalog says: run TEMPTOKEN_WRITE_DOCS=1 cargo test --test docs ({new:?})");
+        let differing = page.lines().zip(before.lines()).find(|(new, old)| new != old);
+        let (new, old) = differing.unwrap_or_default();
+        panic!(
+            "{REFERENCE} is not what the catalog says: run TEMPTOKEN_WRITE_DOCS=1 cargo test --test docs\n\
+             the page:    {old}\nthe catalog: {new}"
+        );
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The sources
+// ---------------------------------------------------------------------------------------------------------------------
+
+/// Every file of src/: its path below that, and its text.
+fn sources() -> Vec<(String, String)> {
+    fn collect(dir: &Path, found: &mut Vec<(String, String)>) {
+        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                collect(&path, found);
+            } else {
+                let name = path.strip_prefix(root().join("src")).unwrap().to_str().unwrap().to_owned();
+                found.push((name, fs::read_to_string(&path).unwrap()));
+            }
+        }
+    }
+    let mut found = Vec::new();
+    collect(&root().join("src"), &mut found);
+    found
+}
+
+/// The rooms that `text` imports from: `crate::room` and `crate::{one, another}`.
+fn rooms_in(text: &str) -> BTreeSet<&str> {
+    let is_of_name = |it: char| it.is_ascii_lowercase() || it == '_';
+    let imports = text.match_indices("crate::").flat_map(|(at, start)| {
+        let rest = &text[at + start.len()..];
+        let list = rest.strip_prefix('{').map_or(rest, |list| list.split('}').next().unwrap_or_default());
+        let count = if rest.starts_with('{') { usize::MAX } else { 1 };
+        list.split(',').take(count).map(move |name| {
+            let name = name.trim_start();
+            name.split(|it| !is_of_name(it)).next().unwrap_or_default()
+        })
+    });
+    imports.filter(|name| !name.is_empty()).collect()
+}
+
+/// What docs/internals.md says of the layers.
+#[test]
+fn imports_run_one_way() {
+    /// Files by the start of their path, and the rooms that they may import. `lib.rs` and `api.rs` may import any.
+    const MAY_IMPORT: &[(&str, &[&str])] = &[
+        ("token.rs", &[]),
+        ("values.rs", &[]),
+        ("memory.rs", &[]),
+        ("scope/", &["token", "values"]),
+        ("pg/", &["values"]),
+        ("settings.rs", &["scope", "token"]),
+        ("errors/", &["pg", "scope", "values"]),
+        ("counters.rs", &["errors", "pg"]),
+        ("identity.rs", &["pg", "token"]),
+        ("store/", &["errors", "pg", "scope", "token", "values"]),
+        ("mint.rs", &["errors", "pg", "scope", "settings", "store", "token", "values"]),
+        ("validate.rs", &["counters", "errors", "pg", "store", "token"]),
+        ("introspection.rs", &["pg", "store"]),
+        ("postgrest.rs", &["errors", "pg", "settings", "token", "validate"]),
+        ("sweep/", &["errors", "pg", "settings", "store"]),
+    ];
+    for (file, text) in sources() {
+        if ["lib.rs", "api.rs"].contains(&file.as_str()) {
+            continue;
+        }
+        let (own, may) = MAY_IMPORT.iter().find(|(start, _)| file.starts_with(start)).unwrap_or_else(|| {
+            panic!("src/{file} is not in docs/internals.md, nor here");
+        });
+        for room in rooms_in(&text) {
+            assert!(may.contains(&room) || own.starts_with(room), "src/{file} imports {room}");
+        }
     }
 }
 
 /// The files of src/ that make errors have their SQLSTATEs as `b"TT001"`.
 #[test]
 fn the_reference_has_every_error() {
-    fn sources(dir: &Path, found: &mut String) {
-        for path in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().path()) {
-            if path.is_dir() {
-                sources(&path, found);
-            } else {
-                *found += &fs::read_to_string(path).unwrap();
-            }
-        }
-    }
-    let mut source = String::new();
-    sources(&root().join("src"), &mut source);
+    let source: String = sources().into_iter().map(|(_, text)| text).collect();
     let reference = read(REFERENCE);
     let is_code = |it: &&str| it.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit());
     let codes: BTreeSet<_> = source
