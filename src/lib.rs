@@ -2,10 +2,13 @@
 //!
 //! Lives here: the list of rooms, the magic block, and what happens when the library is loaded. Nothing else.
 //!
-//! Imports run one way: `api` and `sweep` → `mint`, `validate` → `store` → the rules, `token` and `scope`, in which there
-//! is no PostgreSQL. Beside that way stand what a transaction knows of its caller (`identity`), what is counted
-//! (`counters`), and two formats of others (`postgrest`, `introspection`). `pg` is the seam to the server, `errors` and
-//! `settings` are what their names say.
+//! Imports run one way. What SQL can call is in `api`; it reads arguments and calls `mint` and `validate`, which say in
+//! which order a request is judged. They ask `store`, which owns the tables, and the rules: `token` and `scope`, in which
+//! there is no PostgreSQL. `sweep` is the background workers, and uses the store like any caller.
+//!
+//! Beside that way: `identity`, the token that a transaction has presented; `counters`, what validation has answered;
+//! `postgrest` and `introspection`, formats of others; `errors`, every refusal and message; `settings`. Below all: `pg`,
+//! the seam to the server; `values`, shapes of SQL values; `memory`, the allocator.
 
 mod api;
 mod counters;
