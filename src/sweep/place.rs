@@ -4,12 +4,12 @@
 //! the database:
 //!
 //! ```text
-//!           expect               begin
+//!       register_worker           begin
 //!     None ────────▶ Expected ────────▶ Running
 //!       ▲               │                  │
 //!       └───────────────┴──────────────────┘
 //!   by the worker:   finish, pause, find_locked, fail, find_no_extension
-//!   by the launcher: fail, when the worker ended without any of these; crash, after the server's crash
+//!   by the launcher: fail, when the worker ended without any of these; note_crash, after the server's crash
 //! ```
 
 use super::by_hand_state::{ByHand, State};
@@ -99,8 +99,7 @@ impl Place {
 
     /// Whether the last crash was so recent that this round skips the database. `interval` is in microseconds.
     pub fn is_left_alone(&self, now: i64, interval: i64) -> bool {
-        // The round that begins an interval after the crash is not to find_no_extension it by a hair: clocks are not that exact. A clock
-        // that was set back ends the wait.
+        // Nine tenths: the round an interval after the crash is not to be skipped too. A clock that was set back ends the wait.
         self.crashed_at != 0 && (0..interval / 10 * 9).contains(&(now - self.crashed_at))
     }
 
