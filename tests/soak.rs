@@ -6,7 +6,6 @@
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::process::Command;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime};
@@ -427,7 +426,7 @@ fn soon<T>(mut ask: impl FnMut() -> Option<T>) -> Option<T> {
 fn kill_9(pid: i32) -> bool {
     let is_ours =
         std::fs::read_to_string(format!("/proc/{pid}/cmdline")).is_ok_and(|it| it.contains("temptoken sweep"));
-    is_ours && Command::new("kill").args(["-9", &pid.to_string()]).output().unwrap().status.success()
+    is_ours && common::try_signal(&pid.to_string(), "KILL")
 }
 
 // ---------------------------------------------------------------------------------------------------------------------

@@ -3,7 +3,7 @@
 //! `make test` runs each race 200 times; `make soak` sets TEMPTOKEN_ROUNDS to 1,000.
 
 use std::collections::BTreeMap;
-use std::sync::Barrier;
+use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 
 use crate::common::{self, Cluster, text};
 use postgres::{Client, IsolationLevel};
@@ -24,6 +24,14 @@ fn cluster_with_scope(max_uses: u32, spending_methods: &str) -> Cluster {
     cluster
 }
 
+/// As many connections as a race takes, and the right to have them: one race at a time, since an ordinary user's programs may
+/// have 1,024 files open. They are made before threads wait for each other, so that one that fails keeps none waiting.
+fn clients(cluster: &Cluster) -> (MutexGuard<'static, ()>, Vec<Client>) {
+    static RACE: Mutex<()> = Mutex::new(());
+    let turn = RACE.lock().unwrap_or_else(PoisonError::into_inner);
+    (turn, (0..CLIENTS).map(|_| cluster.connect("postgres")).collect())
+}
+
 /// What one client is told: the status, or the SQLSTATE.
 fn redeem(client: &mut Client, level: IsolationLevel, token: &str) -> String {
     let mut transaction = client.build_transaction().isolation_level(level).start().unwrap();
@@ -40,20 +48,20 @@ fn race(cluster: &Cluster, level: IsolationLevel, rounds: usize) -> Vec<BTreeMap
     let mut minter = cluster.connect("postgres");
     let mint = "SELECT temptoken_mint('limited', '42', '1 hour')";
     let tokens: Vec<String> = (0..rounds).map(|_| text(&mut minter, mint)).collect();
+    let (_turn, clients) = clients(cluster);
     let barrier = Barrier::new(CLIENTS);
     let told: Vec<Vec<String>> = std::thread::scope(|scope| {
-        let clients: Vec<_> = (0..CLIENTS)
-            .map(|_| {
-                scope.spawn(|| {
-                    let mut client = cluster.connect("postgres");
-                    let turn = |token: &String| {
-                        barrier.wait();
-                        redeem(&mut client, level, token)
-                    };
-                    tokens.iter().map(turn).collect()
-                })
+        let ask = |mut client: Client| {
+            let (barrier, tokens) = (&barrier, &tokens);
+            scope.spawn(move || {
+                let turn = |token: &String| {
+                    barrier.wait();
+                    redeem(&mut client, level, token)
+                };
+                tokens.iter().map(turn).collect()
             })
-            .collect();
+        };
+        let clients: Vec<_> = clients.into_iter().map(ask).collect();
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     let round = |at: usize| {
@@ -188,12 +196,12 @@ fn an_uncommitted_use_is_returned_and_a_prepared_one_waits() {
 #[test]
 fn of_tokens_that_replace_each_other_one_lives() {
     let cluster = cluster_with_scope(1, "NULL");
+    let (_turn, clients) = clients(&cluster);
     let barrier = Barrier::new(CLIENTS);
     let tokens: Vec<Vec<String>> = std::thread::scope(|scope| {
-        let ask = |number: usize| {
-            let (cluster, barrier) = (&cluster, &barrier);
+        let ask = |(number, mut client): (usize, Client)| {
+            let barrier = &barrier;
             scope.spawn(move || {
-                let mut client = cluster.connect("postgres");
                 // Some of them as a mailing, some in transactions with an old snapshot.
                 let mint = match number % 4 {
                     0 => {
@@ -212,7 +220,7 @@ fn of_tokens_that_replace_each_other_one_lives() {
                 (0..20).map(round).collect()
             })
         };
-        let clients: Vec<_> = (0..CLIENTS).map(ask).collect();
+        let clients: Vec<_> = clients.into_iter().enumerate().map(ask).collect();
         clients.into_iter().map(|client| client.join().unwrap()).collect()
     });
     let mut client = cluster.connect("postgres");
