@@ -17,6 +17,9 @@
 //! - `walk`: `walk`; also what `visit` does
 //! - `report`: `Report::throw`, `notice`
 //!
+//! No panic may pass `pg_guard_ffi_boundary`, or the process ends: inside it only functions of `ffi` are called, or there is
+//! a `pgrx_extern_c_guard` around what is.
+//!
 //! `find` has one guard of its own around the whole lookup. The functions that return `OutOfMemory` raise no error.
 
 mod call;

@@ -65,16 +65,19 @@ pub fn starts_with_columns(relation: Oid, types: &[Oid]) -> Result<bool, TableCh
 }
 
 /// Whether table `relation` keeps its own rows, in PostgreSQL's usual way. A partitioned table does not, nor one of another
-/// table access method.
-pub fn is_heap(relation: Oid) -> Result<bool, TableChanged> {
-    of_table(relation, is_open_heap)
-}
-
-/// As [`is_heap`], of an open table.
-pub(super) fn is_open_heap(table: pg_sys::Relation) -> bool {
-    // SAFETY: the callers have opened the table.
-    let class = unsafe { &*(*table).rd_rel };
-    class.relkind as u8 == pg_sys::RELKIND_RELATION && class.relam == pg_sys::HEAP_TABLE_AM_OID
+/// table access method. Takes no lock.
+pub fn is_heap(relation: Oid) -> bool {
+    // SAFETY: within a transaction. The cached entry is held while it is read.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as c_int, relation.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let class = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let answer = class.relkind as u8 == pg_sys::RELKIND_RELATION && class.relam == pg_sys::HEAP_TABLE_AM_OID;
+        pg_sys::ReleaseSysCache(tuple);
+        answer
+    }
 }
 
 /// Whether table `relation` has a trigger of this name that is enabled ALWAYS, so that it fires for replicated rows too.

@@ -73,7 +73,7 @@ impl Table {
         }
         let generation = GENERATION.load(Ordering::Relaxed);
         let oid = pg::table_oid(SCHEMA, self.name).ok_or(Kind::TablesMissing)?;
-        let is_heap = pg::is_heap(oid)?;
+        let is_heap = pg::is_heap(oid);
         let fits = pg::belongs_to_extension(oid, EXTENSION)
             && pg::starts_with_columns(oid, self.columns)?
             && (is_heap || self.may_be_elsewhere);
@@ -137,7 +137,7 @@ pub fn lock_to_sweep() -> Lock {
 pub fn count_expired(now: i64) -> Option<u64> {
     let sweep = tokens::Sweep::new(now);
     let table = temp_tokens()?;
-    if pg::is_heap(table).ok()? {
+    if pg::is_heap(table) {
         pg::walk_without_waiting(table, || sweep.count().ok())?
     } else {
         sweep.count_by_statement().ok()
