@@ -17,7 +17,7 @@ COMMENT ON FUNCTION temptoken.sweep_state() IS
 'What temptoken_sweep_status() says of the background worker, from shared memory';
 
 CREATE FUNCTION temptoken.rows_waiting() RETURNS bigint
-LANGUAGE c VOLATILE
+LANGUAGE c VOLATILE SET lock_timeout = '1s'
 AS 'MODULE_PATHNAME', 'temptoken_rows_waiting';
 COMMENT ON FUNCTION temptoken.rows_waiting() IS
 'Tokens that have expired and are not removed yet; NULL when the table or its primary key is locked, or cannot be read';

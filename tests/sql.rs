@@ -34,12 +34,14 @@ fn driver(kind: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Runs these tests in `dir`, psql with `environment` set last, so that it wins over what the driver sets.
-fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &str, out: &str) {
+/// Runs these tests in `dir` after the SQL `prepare`, psql with `environment` set last, so that it wins over what the driver
+/// sets.
+fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &str, prepare: &str, out: &str) {
     assert!(!tests.is_empty());
     let cluster = Cluster::start(&[]);
     cluster.connect("postgres").batch_execute("CREATE DATABASE regression TEMPLATE template0").unwrap();
     cluster.connect("regression").batch_execute("CREATE EXTENSION temptoken").unwrap();
+    cluster.run_script("regression", prepare);
     let output_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(out);
     let _ = fs::remove_dir_all(&output_dir);
     fs::create_dir_all(&output_dir).unwrap();
@@ -63,9 +65,9 @@ fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &
     );
 }
 
-fn regress(tests: &BTreeSet<String>, environment: &str, out: &str) {
+fn regress(tests: &BTreeSet<String>, environment: &str, prepare: &str, out: &str) {
     if let Some(driver) = driver("regress", "pg_regress") {
-        run_suite(&driver, &tests_dir().join("pg_regress"), tests, environment, out);
+        run_suite(&driver, &tests_dir().join("pg_regress"), tests, environment, prepare, out);
     }
 }
 
@@ -86,7 +88,7 @@ fn every_test_has_its_expected_output_and_none_is_left_over() {
 fn regression_files() {
     let named = std::env::var("TEMPTOKEN_SQL_FILE").ok().filter(|file| !file.is_empty());
     let tests = named.map_or_else(regression_tests, |file| BTreeSet::from([file]));
-    regress(&tests, "", "regress");
+    regress(&tests, "", "", "regress");
 }
 
 /// The answers do not depend on the settings of whoever asks.
@@ -98,15 +100,38 @@ fn regression_files_under_other_settings() {
                  -c plan_cache_mode=force_custom_plan -c standard_conforming_strings=off \
                  -c escape_string_warning=off -c default_transaction_isolation=serializable \
                  -c enable_indexscan=off -c enable_bitmapscan=off'";
-    regress(&regression_tests(), one, "regress-one");
-    regress(&regression_tests(), other, "regress-other");
+    regress(&regression_tests(), one, "", "regress-one");
+    regress(&regression_tests(), other, "", "regress-other");
+}
+
+/// The first example of scale-out.md makes the table of tokens a partitioned one. What the files say holds there too.
+#[test]
+fn regression_files_on_a_partitioned_table() {
+    let example = common::partitioning();
+    // Half of all ids to one partition, half to the default one.
+    let partition = "CREATE TABLE temptoken.temp_tokens_low PARTITION OF temptoken.temp_tokens
+                     FOR VALUES FROM (MINVALUE) TO ('01a00000-0000-0000-0000-000000000000');";
+    let tests = [
+        "delete",
+        "expiry",
+        "identity",
+        "introspection",
+        "lifecycle",
+        "mint",
+        "postgrest",
+        "refusals",
+        "scopes",
+        "stats",
+        "validate",
+    ];
+    regress(&tests.map(str::to_owned).into(), "", &format!("{example}{partition}"), "regress-partitioned");
 }
 
 #[test]
 fn isolation_specs() {
     if let Some(driver) = driver("isolation", "pg_isolation_regress") {
         let dir = tests_dir().join("isolation");
-        run_suite(&driver, &dir, &names(&dir.join("specs"), "spec"), "", "isolation");
+        run_suite(&driver, &dir, &names(&dir.join("specs"), "spec"), "", "", "isolation");
     }
 }
 

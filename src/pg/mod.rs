@@ -17,6 +17,9 @@
 //! - `walk`: `walk`; also what `visit` does
 //! - `report`: `Report::throw`, `notice`
 //!
+//! No panic may pass `pg_guard_ffi_boundary`, or the process ends: inside it only functions of `ffi` are called, or there is
+//! a `pgrx_extern_c_guard` around what is.
+//!
 //! `find` has one guard of its own around the whole lookup. The functions that return `OutOfMemory` raise no error.
 
 mod call;
@@ -47,7 +50,7 @@ pub use lock::{lock_for_writing, lock_for_writing_without_waiting, lock_name, lo
 pub use lookup::{Key, Tuple, find};
 pub use owner::{Refusals, become_owner, guard_owner};
 pub use relation::{
-    TableChanged, accept_invalidations, belongs_to_extension, has_trigger_enabled_always, on_invalidation,
+    TableChanged, accept_invalidations, belongs_to_extension, has_trigger_enabled_always, is_heap, on_invalidation,
     starts_with_columns, table_oid,
 };
 pub use report::{IntoReport, Report, disable_backtraces, notice};

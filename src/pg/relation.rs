@@ -53,15 +53,31 @@ pub fn belongs_to_extension(relation: Oid, name: &CStr) -> bool {
     }
 }
 
-/// Whether `relation` is an ordinary table whose first columns have these types.
+/// Whether `relation` is a table, perhaps a partitioned one, whose first columns have these types.
 pub fn starts_with_columns(relation: Oid, types: &[Oid]) -> Result<bool, TableChanged> {
     // SAFETY: the description has natts attributes. A dropped column has no type.
     of_table(relation, |table| unsafe {
         let description = (*table).rd_att;
-        (*(*table).rd_rel).relkind as u8 == pg_sys::RELKIND_RELATION
+        [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&((*(*table).rd_rel).relkind as u8))
             && (*description).natts as usize >= types.len()
             && (1..).zip(types).all(|(number, of)| pg_sys::SPI_gettypeid(description, number) == *of)
     })
+}
+
+/// Whether table `relation` keeps its own rows, in PostgreSQL's usual way. A partitioned table does not, nor one of another
+/// table access method. Takes no lock.
+pub fn is_heap(relation: Oid) -> bool {
+    // SAFETY: within a transaction. The cached entry is held while it is read.
+    unsafe {
+        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as c_int, relation.into());
+        if tuple.is_null() {
+            return false;
+        }
+        let class = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
+        let answer = class.relkind as u8 == pg_sys::RELKIND_RELATION && class.relam == pg_sys::HEAP_TABLE_AM_OID;
+        pg_sys::ReleaseSysCache(tuple);
+        answer
+    }
 }
 
 /// Whether table `relation` has a trigger of this name that is enabled ALWAYS, so that it fires for replicated rows too.

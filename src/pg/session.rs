@@ -5,7 +5,7 @@ use std::panic::AssertUnwindSafe;
 use std::ptr;
 
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
-use pgrx::pg_sys::panic::CaughtError;
+use pgrx::pg_sys::panic::{CaughtError, pgrx_extern_c_guard};
 use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 
 use super::call::Call;
@@ -96,7 +96,7 @@ pub fn commit_durably() {
 
 /// What `work` answers, in a savepoint of its own. `None` if it raises an error other than a cancellation: the savepoint is
 /// rolled back then. The error leaves `work` by longjmp or as a panic.
-pub fn unless_it_fails<R>(work: impl FnOnce() -> R) -> Option<R> {
+pub fn unless_it_fails<R: Copy>(work: impl FnOnce() -> R) -> Option<R> {
     // SAFETY: the order of calls is that of PL/pgSQL's exception blocks (pl_exec.c, exec_stmt_block). What is restored was
     // current before.
     unsafe {
@@ -108,7 +108,8 @@ pub fn unless_it_fails<R>(work: impl FnOnce() -> R) -> Option<R> {
         pg_sys::BeginInternalSubTransaction(ptr::null());
         pg_sys::MemoryContextSwitchTo(memory);
         PgTryBuilder::new(AssertUnwindSafe(|| {
-            let answer = pg_guard_ffi_boundary(work);
+            // No panic may pass the boundary, so that the inner guard makes an error of it.
+            let answer = pg_guard_ffi_boundary(|| pgrx_extern_c_guard(AssertUnwindSafe(work)));
             pg_sys::ReleaseCurrentSubTransaction();
             restore();
             Some(answer)

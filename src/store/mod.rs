@@ -8,7 +8,7 @@ pub mod scopes;
 pub mod tokens;
 
 use std::ffi::CStr;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::errors::{Error, Kind};
 use crate::pg::{self, IntoReport as _, Oid, Refusals, TableChanged};
@@ -24,15 +24,19 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 struct Table {
     name: &'static CStr,
     columns: &'static [Oid],
+    /// Whether the table may be partitioned, or stored in another way than PostgreSQL's usual one.
+    may_be_elsewhere: bool,
     oid: AtomicU32,
+    /// Whether the table keeps its own rows, so that they can be read by its index.
+    is_heap: AtomicBool,
 }
 
-static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS);
-static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS);
+static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS, true);
+static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS, false);
 
 impl Table {
-    const fn new(name: &'static CStr, columns: &'static [Oid]) -> Self {
-        Self { name, columns, oid: AtomicU32::new(0) }
+    const fn new(name: &'static CStr, columns: &'static [Oid], may_be_elsewhere: bool) -> Self {
+        Self { name, columns, may_be_elsewhere, oid: AtomicU32::new(0), is_heap: AtomicBool::new(false) }
     }
 
     /// What `with` answers about the table. `with` is given the oid, and a check to make once it has locked the table: that
@@ -69,9 +73,14 @@ impl Table {
         }
         let generation = GENERATION.load(Ordering::Relaxed);
         let oid = pg::table_oid(SCHEMA, self.name).ok_or(Kind::TablesMissing)?;
-        if !pg::belongs_to_extension(oid, EXTENSION) || !pg::starts_with_columns(oid, self.columns)? {
+        let is_heap = pg::is_heap(oid);
+        let fits = pg::belongs_to_extension(oid, EXTENSION)
+            && pg::starts_with_columns(oid, self.columns)?
+            && (is_heap || self.may_be_elsewhere);
+        if !fits {
             return Err(Kind::TablesMissing.into());
         }
+        self.is_heap.store(is_heap, Ordering::Relaxed);
         if generation == GENERATION.load(Ordering::Relaxed) {
             self.oid.store(oid.to_u32(), Ordering::Relaxed);
         }
@@ -123,9 +132,16 @@ pub fn lock_to_sweep() -> Lock {
     }
 }
 
-/// How many tokens have expired by `now` (Unix microseconds). `None` if counting means waiting for a lock.
+/// How many tokens have expired by `now` (Unix microseconds). `None` if counting means waiting for a lock. Where the table
+/// does not keep its own rows, that is waiting for longer than lock_timeout, which is an error.
 pub fn count_expired(now: i64) -> Option<u64> {
-    pg::walk_without_waiting(temp_tokens()?, || tokens::Sweep::new(now).count().ok())?
+    let sweep = tokens::Sweep::new(now);
+    let table = temp_tokens()?;
+    if pg::is_heap(table) {
+        pg::walk_without_waiting(table, || sweep.count().ok())?
+    } else {
+        sweep.count_by_statement().ok()
+    }
 }
 
 /// The table of tokens, if this database has the extension.

@@ -1,5 +1,7 @@
 //! The table `temp_tokens`: read by primary key, written by statements, swept by a walk over the key.
 
+use std::sync::atomic::Ordering;
+
 use super::TEMP_TOKENS;
 use crate::errors::Error;
 use crate::pg::{
@@ -40,8 +42,19 @@ impl TokenRow<'_> {
 
 /// The token `id`, as it is committed now or changed by this transaction.
 pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'call>>, Error> {
+    static SELECT: Statement = Statement::reading(
+        c"SELECT id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata
+          FROM temptoken.temp_tokens WHERE id = $1",
+        &[Uuid::OID],
+    );
     let key = Key::uuid(id.as_bytes());
-    let tuple = TEMP_TOKENS.locked(|oid, is_current| pg::find(call, oid, is_current, &key))?;
+    let tuple = TEMP_TOKENS.locked(|oid, is_current| {
+        if TEMP_TOKENS.is_heap.load(Ordering::Relaxed) {
+            pg::find(call, oid, is_current, &key)
+        } else {
+            SELECT.run_for_row(call, oid, &[Some(pg::uuid(id.as_bytes()))])
+        }
+    })?;
     Ok(tuple.and_then(|tuple| row(id, &tuple)))
 }
 
@@ -175,7 +188,9 @@ pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option
     );
     pg::require_writable(c"spending validation");
     let relation = TEMP_TOKENS.lock_for_writing()?;
-    pg::lock_row_to_update(relation, &Key::uuid(seen.id.as_bytes()))?;
+    if TEMP_TOKENS.is_heap.load(Ordering::Relaxed) {
+        pg::lock_row_to_update(relation, &Key::uuid(seen.id.as_bytes()))?;
+    }
     let parameters = [
         Some(seen.id_value),
         Some(seen.token_hash.value),
@@ -253,6 +268,19 @@ impl Sweep {
             true
         })?;
         Ok(count)
+    }
+
+    /// As [`Self::count`], where the table does not keep its own rows.
+    pub fn count_by_statement(&self) -> Result<u64, Error> {
+        static SELECT: Statement = Statement::reading(
+            c"SELECT count(*) FROM temptoken.temp_tokens WHERE id > $1 AND id <= $2 AND expires_at <= $3",
+            &[Uuid::OID, Uuid::OID, Timestamptz::OID],
+        );
+        let range = self.range();
+        let parameters = [Some(pg::uuid(&range.after)), Some(pg::uuid(&range.to)), Some(pg::timestamptz(self.before))];
+        let mut count = 0;
+        SELECT.run_for_rows(TEMP_TOKENS.oid()?, &parameters, |row| count = row.get::<Int8>(1).unwrap_or(0))?;
+        Ok(count as u64)
     }
 
     /// Ids bound the walk; `has_expired` decides.

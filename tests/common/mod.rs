@@ -371,6 +371,14 @@ impl Cluster {
         String::from_utf8(run(&mut command).stdout).unwrap()
     }
 
+    /// Runs a script for psql.
+    pub fn run_script(&self, database: &str, script: &str) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        fs::write(file.path(), script).unwrap();
+        let output = self.psql(database).args(["-v", "ON_ERROR_STOP=1", "-f"]).arg(file.path()).output().unwrap();
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    }
+
     /// psql of the PostgreSQL under test, on `database`, as the superuser.
     pub fn psql(&self, database: &str) -> Command {
         let mut command = Command::new(Path::new(&pg_config("--bindir")).join("psql"));
@@ -398,6 +406,13 @@ pub fn value(client: &mut Client, sql: &str) -> Option<String> {
         SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),
         _ => None,
     })
+}
+
+/// The example of scale-out.md that makes the table of tokens a partitioned one, a script for psql.
+pub fn partitioning() -> String {
+    let page = fs::read_to_string(source_path("docs/scale-out.md")).unwrap();
+    let block = page.split("```sql\n").find(|block| block.contains("PARTITION BY")).unwrap();
+    block.split("```").next().unwrap().to_owned()
 }
 
 /// The first column of the first row, as text that is there.

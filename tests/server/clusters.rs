@@ -333,10 +333,20 @@ fn a_turkish_database_gives_the_same_answers() {
 
 #[test]
 fn a_standby_validates_and_follows_changes() {
+    standby_validates("");
+}
+
+#[test]
+fn a_standby_of_a_partitioned_table_does_too() {
+    standby_validates(&common::partitioning());
+}
+
+fn standby_validates(prepare: &str) {
     if !common::has_program("pg_basebackup") {
         return common::skipped("this PostgreSQL comes without pg_basebackup");
     }
     let primary = Cluster::with_extension(&[]);
+    primary.run_script("postgres", prepare);
     let mut client = primary.connect("postgres");
     text(&mut client, REGISTER);
     text(&mut client, "SELECT temptoken_register_scope('once', ARRAY['GET /once'], '1 hour', max_uses => 1)");

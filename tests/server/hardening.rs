@@ -1,6 +1,11 @@
 //! What a caller, an administrator's code or the server's own settings could turn against the server: memory that runs out,
 //! tokens that get into the log, settings of a session that change how a token is looked up.
 
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
 use crate::common::{self, Cluster, REGISTER, as_server_user, pg_config, skipped, sqlstate, text, value};
 use postgres::Client;
 
@@ -251,6 +256,62 @@ fn a_call_at_the_very_end_of_memory_is_answered() {
     }
     assert!(refused > 0, "memory did run out");
     assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
+}
+
+/// The schema is renamed under sessions in use, and another one with the same tables and a trigger takes its name.
+#[test]
+fn no_table_that_takes_the_name_of_ours_is_written_to() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "CREATE TABLE caught (by text);
+             CREATE SCHEMA other;
+             CREATE TABLE other.temp_tokens (LIKE temptoken.temp_tokens INCLUDING ALL);
+             CREATE TABLE other.scopes (LIKE temptoken.scopes INCLUDING ALL);
+             INSERT INTO other.scopes SELECT * FROM temptoken.scopes;
+             CREATE FUNCTION catch() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 INSERT INTO public.caught VALUES (current_user);
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER catch AFTER INSERT OR UPDATE OR DELETE ON other.temp_tokens
+                 FOR EACH ROW EXECUTE FUNCTION catch()",
+        )
+        .unwrap();
+    let stop = AtomicBool::new(false);
+    let outcomes = thread::scope(|scope| {
+        let mint = || {
+            let mut client = cluster.connect("postgres");
+            let mut outcomes = BTreeMap::new();
+            while !stop.load(Ordering::Relaxed) {
+                let outcome = sqlstate(
+                    &mut client,
+                    "SELECT temptoken_mint('files', '42', '1 hour'), temptoken_delete_by_resource_id('files', '42')",
+                );
+                *outcomes.entry(outcome).or_insert(0) += 1;
+            }
+            outcomes
+        };
+        let minters: Vec<_> = (0..3).map(|_| scope.spawn(mint)).collect();
+        for _ in 0..150 {
+            for (from, to) in
+                [("temptoken", "ours"), ("other", "temptoken"), ("temptoken", "other"), ("ours", "temptoken")]
+            {
+                client.batch_execute(&format!("ALTER SCHEMA {from} RENAME TO {to}")).unwrap();
+                thread::sleep(Duration::from_millis(2));
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        minters.into_iter().map(|minter| minter.join().unwrap()).collect::<Vec<_>>()
+    });
+    assert_eq!(value(&mut client, "SELECT by FROM caught"), None, "{outcomes:?}");
+    for outcomes in outcomes {
+        let known = |state: &String| matches!(state.as_str(), "ok" | "42P01" | "3F000");
+        assert!(outcomes.keys().all(known), "{outcomes:?}");
+        assert!(outcomes.len() > 1, "{outcomes:?}");
+    }
 }
 
 #[test]

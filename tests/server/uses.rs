@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 
-use crate::common::{self, Cluster, text};
+use crate::common::{self, Cluster, partitioning, text};
 use postgres::{Client, IsolationLevel};
 
 const CLIENTS: usize = 64;
@@ -117,6 +117,13 @@ fn a_trigger_on_the_table_makes_no_difference() {
 }
 
 /// The loudest complaint about one-time links: scanners and previews that open the page use them up.
+#[test]
+fn of_a_partitioned_table_no_more_than_that_get_it() {
+    let cluster = cluster_with_scope(3, "NULL");
+    cluster.run_script("postgres", &partitioning());
+    assert_exactly(3, &race(&cluster, IsolationLevel::ReadCommitted, rounds()));
+}
+
 #[test]
 fn a_scanner_that_gets_the_page_does_not_use_up_the_link() {
     let cluster = cluster_with_scope(1, "'{POST}'");
