@@ -191,7 +191,6 @@ fn a_backend_without_memory_says_so_and_the_server_goes_on() {
     assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
 }
 
-/// The text that is looked through may be long, and whoever asked may give up.
 /// A session takes all the memory that it may have, in pieces that get smaller and smaller, and then calls.
 #[test]
 fn a_call_at_the_very_end_of_memory_is_answered() {
@@ -314,6 +313,7 @@ fn no_table_that_takes_the_name_of_ours_is_written_to() {
     }
 }
 
+/// The text that is looked through may be long, and whoever asked may give up.
 #[test]
 fn finding_tokens_can_be_cancelled() {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
