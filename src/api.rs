@@ -395,7 +395,7 @@ fn bind(row: &tokens::TokenRow<'_>) -> Result<(), Error> {
         id: row.id,
         scope: to_box(row.scope.bytes)?,
         resource_id: to_box(row.resource_id.bytes)?,
-    });
+    })?;
     Ok(())
 }
 

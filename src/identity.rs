@@ -9,6 +9,7 @@ use std::cell::RefCell;
 
 use crate::pg::{self, End, Savepoint};
 use crate::token::TokenId;
+use crate::values::OutOfMemory;
 
 /// Who has presented a token in this transaction.
 pub struct Identity {
@@ -30,14 +31,17 @@ pub fn watch() {
 }
 
 /// Binds `identity` to the transaction, and replaces what was bound before.
-pub fn bind(identity: Identity) {
+pub fn bind(identity: Identity) -> Result<(), OutOfMemory> {
     let level = pg::savepoint();
     BOUND.with_borrow_mut(|bound| {
+        // There may be as many as savepoints.
+        bound.try_reserve(1).map_err(|_| OutOfMemory)?;
         if bound.last().is_some_and(|(last, _)| *last == level) {
             bound.pop();
         }
         bound.push((level, identity));
-    });
+        Ok(())
+    })
 }
 
 /// What `ask` answers about the bound identity. `None` if there is none.

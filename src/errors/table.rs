@@ -61,7 +61,8 @@ table! {
         "code on the extension's tables names a temporary table of this session",
         "Triggers, rules and constraints on the tables of schema temptoken must qualify what they name, such as \
          public.audit_log.";
-    TemporaryType: "insufficient_privilege", b"42501", "this session has a temporary type",
+    TemporaryType: "insufficient_privilege", b"42501",
+        "this session has a temporary type, or a temporary table with a domain or the like, of an ordinary role",
         "Drop it (DISCARD TEMP). Code on the extension's tables runs with their owner's rights, and could take it for a \
          type of its own.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",

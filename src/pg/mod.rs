@@ -15,7 +15,7 @@
 //! - `lock`: `lock_row_to_update`
 //! - `statement`: all that run one; also what `visit` does
 //! - `walk`: `walk`; also what `visit` does
-//! - `report`: `Report::throw`, `notice`
+//! - `report`: `Report::throw`, `notice`, `require_memory`
 //!
 //! No panic may pass `pg_guard_ffi_boundary`, or the process ends: inside it only functions of `ffi` are called, or there is
 //! a `pgrx_extern_c_guard` around what is.
@@ -26,6 +26,7 @@ mod call;
 mod collections;
 mod datum;
 mod ffi;
+mod guard;
 mod lock;
 mod lookup;
 mod owner;
@@ -46,14 +47,15 @@ pub use datum::{
     Boolean, Bytea, Bytes, Int4, Int8, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid, from_boxed,
     from_utf8, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
 };
+pub use guard::{Refusals, guard_owner};
 pub use lock::{lock_for_writing, lock_for_writing_without_waiting, lock_name, lock_row_to_update};
 pub use lookup::{Key, Tuple, find};
-pub use owner::{Refusals, become_owner, guard_owner};
+pub use owner::become_owner;
 pub use relation::{
     TableChanged, accept_invalidations, belongs_to_extension, has_trigger_enabled_always, is_heap, on_invalidation,
     starts_with_columns, table_oid,
 };
-pub use report::{IntoReport, Report, disable_backtraces, notice};
+pub use report::{IntoReport, Report, disable_backtraces, notice, require_memory};
 pub use session::{
     End, Savepoint, check_for_interrupts, commit_durably, database_name, database_oid, end_command, in_recovery, now,
     of_database, on_end, pid, require_writable, savepoint, setting, unless_it_fails,

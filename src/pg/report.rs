@@ -1,6 +1,7 @@
 //! Errors, warnings and notices, with any SQLSTATE. pgrx's own way to raise an error knows a closed list of SQLSTATEs, and
 //! turns every other one into XX000.
 
+use std::alloc::{GlobalAlloc as _, Layout, System};
 use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
 
@@ -85,6 +86,21 @@ impl Report {
                 errfinish(c"report.rs".as_ptr(), line!() as c_int, c"send".as_ptr());
             }
         }
+    }
+}
+
+/// Raises 53200, by longjmp, unless this much memory can be had now. pgrx copies an error that it catches into PostgreSQL's
+/// memory. If that fails it catches the failure, and so on until PostgreSQL gives up with a PANIC. So whatever is guarded
+/// begins with some memory to spare.
+pub fn require_memory(bytes: usize) {
+    // SAFETY: the layout is not empty.
+    unsafe {
+        let layout = Layout::from_size_align_unchecked(bytes.max(1), 8);
+        let memory = std::hint::black_box(System.alloc(layout));
+        if memory.is_null() {
+            Report::OUT_OF_MEMORY.throw();
+        }
+        System.dealloc(memory, layout);
     }
 }
 

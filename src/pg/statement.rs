@@ -8,10 +8,15 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::{Call, split};
 use super::ffi::SPI_execute_snapshot;
+use super::guard::naming_only;
 use super::lookup::{Reader, Tuple};
-use super::owner::{as_owner, naming_only};
+use super::owner::as_owner;
 use super::relation::TableChanged;
+use super::report::require_memory;
 use super::session::commit_durably;
+
+/// What a statement may need in small pieces: that an error in it can be copied depends on some being left.
+const MEMORY: usize = 1 << 20;
 
 /// A statement on one table that is planned once a session. The table is qualified in it; functions and operators are
 /// PostgreSQL's own, since it runs under the search path `pg_catalog, pg_temp`.
@@ -58,6 +63,7 @@ impl Statement {
         // SAFETY: the plan has as many parameters, of the declared types. After an error PostgreSQL unwinds SPI's stack.
         unsafe {
             let run = || {
+                require_memory(MEMORY);
                 let caller = pg_sys::CurrentMemoryContext;
                 check(pg_sys::SPI_connect());
                 // Planned as the owner too, since parsing needs USAGE on the schema.

@@ -241,6 +241,51 @@ END $$;
 SELECT public.regress_mint_as_thief();
 SELECT count(*) AS stolen FROM public.stolen;
 DROP TABLE pg_temp.audit_log;
+-- Nor is a plan run that the thief has made before, under the same search path.
+CREATE FUNCTION public.collect(operation text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+    INSERT INTO audit_log (operation) VALUES (collect.operation);
+END $$;
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM public.collect(TG_OP);
+    RETURN NULL;
+END $$;
+SET ROLE regress_thief;
+CREATE TEMP TABLE audit_log (operation text, acting text DEFAULT regress_thief.constant());
+SET search_path = pg_catalog, pg_temp;
+SELECT public.collect('prepared') FROM generate_series(1, 10);
+RESET search_path;
+RESET ROLE;
+SELECT public.regress_mint_as_thief();
+SELECT acting, count(*) FROM audit_log GROUP BY acting;
+DROP TABLE audit_log;
+DELETE FROM public.stolen WHERE acting = 'regress_thief';
+-- A row type with a domain is a type too, and whoever calls on the way makes no difference.
+SET ROLE regress_thief;
+CREATE DOMAIN regress_thief.audited AS text CHECK (regress_thief.checked(VALUE));
+CREATE TEMP TABLE audit_log (operation regress_thief.audited[]);
+RESET ROLE;
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+DECLARE
+    entry audit_log%ROWTYPE;
+BEGIN
+    SELECT TG_OP INTO entry;
+    RETURN NULL;
+END $$;
+SELECT public.regress_mint_as_thief();
+CREATE FUNCTION public.regress_mint_for_thief() RETURNS integer LANGUAGE sql SECURITY DEFINER
+    SET search_path = pg_catalog, pg_temp AS $$ SELECT length(public.temptoken_mint('files', '1', '1 hour')) $$;
+SET ROLE regress_thief;
+SELECT public.regress_mint_for_thief();
+RESET ROLE;
+-- Where the tables have no code, there is nothing that could take it for a type of its own.
+DROP TRIGGER audit ON temptoken.temp_tokens;
+SELECT public.regress_mint_as_thief() AS without_code;
+CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.audit();
+DROP TABLE pg_temp.audit_log;
+DROP FUNCTION public.regress_mint_for_thief, public.collect;
+SELECT count(*) AS stolen FROM public.stolen;
 -- The owner's own temporary table is the owner's.
 CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
