@@ -263,6 +263,55 @@ fn a_call_at_the_very_end_of_memory_is_answered() {
     assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
 }
 
+/// Whatever is called deepest in the stack raises the error, be it PostgreSQL, the extension or a hook of its own.
+#[test]
+fn a_call_at_the_end_of_the_stack_is_answered() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "CREATE TABLE audit_log (id uuid);
+             CREATE FUNCTION audit() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF NEW.resource_id = 'audited' THEN
+                     INSERT INTO public.audit_log VALUES (NEW.id);
+                 END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER audit AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION audit();
+             CREATE FUNCTION deep(n int) RETURNS text LANGUAGE plpgsql AS $$
+             BEGIN
+                 RETURN CASE WHEN n = 0 THEN temptoken_mint('files', 'audited', '1 hour') ELSE deep(n - 1) END;
+             END $$",
+        )
+        .unwrap();
+    // A session of its own each: what is planned once is planned at the depth that is tried.
+    let at_depth = |depth: i32, warm: bool| {
+        let mut client = cluster.connect("postgres");
+        if warm {
+            text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+        }
+        sqlstate(&mut client, &format!("SELECT deep({depth})"))
+    };
+    for warm in [false, true] {
+        let (mut works, mut fails) = (0, 10_000);
+        while fails - works > 1 {
+            let middle = (works + fails) / 2;
+            match at_depth(middle, warm).as_str() {
+                "ok" => works = middle,
+                "54001" => fails = middle,
+                state => panic!("{state} at depth {middle}"),
+            }
+        }
+        for depth in works - 2..works + 12 {
+            let state = at_depth(depth, warm);
+            assert!(state == "ok" || state == "54001", "{state} at depth {depth}");
+        }
+    }
+    assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
+}
+
 /// The schema is renamed under sessions in use, and another one with the same tables and a trigger takes its name.
 #[test]
 fn no_table_that_takes_the_name_of_ours_is_written_to() {

@@ -125,6 +125,23 @@ fn a_sweep_that_fails_shows_its_error_and_its_last_success_and_is_logged_once() 
 }
 
 #[test]
+fn it_can_be_cancelled_while_it_counts() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute(
+            "INSERT INTO temptoken.temp_tokens
+             SELECT overlay(gen_random_uuid()::text PLACING '00000000-0000-8000' FROM 1)::uuid, '', 'files', '1', now(), 'epoch'
+             FROM generate_series(1, 300000);
+             SET statement_timeout = '10ms'",
+        )
+        .unwrap();
+    assert_eq!(sqlstate(&mut client, "SELECT * FROM temptoken_sweep_status()"), "57014");
+    client.batch_execute("RESET statement_timeout").unwrap();
+    assert_eq!(text(&mut client, "SELECT rows_waiting FROM temptoken_sweep_status()"), "300000");
+}
+
+#[test]
 fn it_waits_for_no_lock_and_says_that_one_is_held() {
     let cluster = Cluster::with_extension(&["max_prepared_transactions = 2"]);
     let mut client = cluster.connect("postgres");
