@@ -29,7 +29,7 @@ CREATE TABLE temptoken.scopes (
 );
 COMMENT ON TABLE temptoken.scopes IS
 'Scopes: named classes of tokens.
-Code that the administrator puts on this table (triggers, rules, CHECKs, defaults, index expressions) runs with the rights of the owner, so TRIGGER is a privilege for those who may act as the owner. It runs under search_path = pg_catalog, pg_temp, and must qualify every other name. A constraint trigger that is deferred runs at commit, before PostgreSQL 18 with the rights and the search_path of the session: it must not rely on the owner''s rights, and must qualify every name.';
+Code that the administrator puts on this table (triggers, rules, CHECKs, defaults, index expressions) runs with the rights of the owner, so TRIGGER is a privilege for those who may act as the owner. It runs under search_path = pg_catalog, pg_temp: give each of its functions a SET search_path of its own that ends in pg_temp, or qualify every name, those of types too. A constraint trigger that is deferred runs at commit, before PostgreSQL 18 with the rights and the search_path of the session: it must not rely on the owner''s rights, and must qualify every name.';
 COMMENT ON COLUMN temptoken.scopes.name IS
 'Name: 1 to 255 visible ASCII characters other than " and \ (a scope-token of RFC 6749)';
 COMMENT ON COLUMN temptoken.scopes.allowed_routes IS 'Routes that a token of this scope opens, each ''METHOD /path''';
@@ -55,7 +55,7 @@ CREATE TABLE temptoken.temp_tokens (
 CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, resource_id);
 COMMENT ON TABLE temptoken.temp_tokens IS
 'Tokens that were minted and neither deleted nor swept; never their secrets.
-Code that the administrator puts on this table (triggers, rules, CHECKs, defaults, index expressions) runs with the rights of the owner, so TRIGGER is a privilege for those who may act as the owner. It runs under search_path = pg_catalog, pg_temp, and must qualify every other name. A constraint trigger that is deferred runs at commit, before PostgreSQL 18 with the rights and the search_path of the session: it must not rely on the owner''s rights, and must qualify every name.';
+Code that the administrator puts on this table (triggers, rules, CHECKs, defaults, index expressions) runs with the rights of the owner, so TRIGGER is a privilege for those who may act as the owner. It runs under search_path = pg_catalog, pg_temp: give each of its functions a SET search_path of its own that ends in pg_temp, or qualify every name, those of types too. A constraint trigger that is deferred runs at commit, before PostgreSQL 18 with the rights and the search_path of the session: it must not rely on the owner''s rights, and must qualify every name.';
 COMMENT ON COLUMN temptoken.temp_tokens.id IS
 'Token id: a version 8 UUID that leads with the expiry time, so that this index is also the one on expiry';
 COMMENT ON COLUMN temptoken.temp_tokens.token_hash IS 'SHA-256 over the id''s bytes and the secret''s';

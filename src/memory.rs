@@ -2,7 +2,8 @@
 //!
 //! PostgreSQL raises 53200 where memory is at its end. pgrx catches errors and copies them to Rust's heap, and there a
 //! failed allocation ends the process, which restarts the server. With the reserve the copy succeeds. What a caller sizes
-//! is larger than the reserve, and fails as it should.
+//! is larger than the reserve, and fails as it should. A piece that an error skips by longjmp is never freed: it keeps its
+//! part of the reserve until the session ends. Calls begin with memory to spare, so that few do.
 
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::UnsafeCell;

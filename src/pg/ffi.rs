@@ -91,6 +91,9 @@ declare! {
     fn SearchSysCache1(cache: c_int, key: Datum) -> HeapTuple;
     fn ReleaseSysCache(tuple: HeapTuple);
 
+    // Raises an error that many callers see. pgrx's copy of it would leave some bytes on the heap each time.
+    fn PreventCommandIfReadOnly(command: *const c_char);
+
     // The clock, which raises no error
     fn GetCurrentTimestamp() -> TimestampTz;
 

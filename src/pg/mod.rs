@@ -15,6 +15,7 @@
 //! - `lock`: `lock_row_to_update`
 //! - `statement`: all that run one; also what `visit` does
 //! - `walk`: `walk`; also what `visit` does
+//! - `session`: `require_writable`
 //! - `report`: `Report::throw`, `notice`, `require_memory`
 //!
 //! No panic may pass `pg_guard_ffi_boundary`, or the process ends: inside it only functions of `ffi` are called, or there is

@@ -76,10 +76,10 @@ pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();
 }
 
-/// Raises 25006, naming `command`, in a read-only transaction and on a standby.
+/// Raises 25006, naming `command`, in a read-only transaction and on a standby. It leaves by longjmp.
 pub fn require_writable(command: &CStr) {
     // SAFETY: reads the state of the transaction.
-    unsafe { pg_sys::PreventCommandIfReadOnly(command.as_ptr()) }
+    unsafe { ffi::PreventCommandIfReadOnly(command.as_ptr()) }
 }
 
 /// Makes the changes of this command visible to the next one in the transaction.
