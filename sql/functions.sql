@@ -268,7 +268,7 @@ SELECT t.id, t.scope, t.resource_id, t.created_at, t.expires_at, t.uses_left, t.
 FROM temptoken.temp_tokens AS t
 WHERE t.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
     AND (t.uses_left IS NULL OR t.uses_left OPERATOR(pg_catalog.>) 0)
-    AND EXISTS (SELECT FROM temptoken.scopes AS s WHERE s.name OPERATOR(pg_catalog.=) t.scope);
+    AND t.scope OPERATOR(pg_catalog.=) ANY (SELECT s.name FROM temptoken.scopes AS s);
 COMMENT ON VIEW temptoken.active_tokens IS
 'Tokens by which some request would be authorized now: everything but their hashes';
 COMMENT ON COLUMN temptoken.active_tokens.id IS 'Token id';

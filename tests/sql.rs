@@ -7,6 +7,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use common::citus::Citus;
 use common::{Cluster, pg_config, text};
 
 fn names(dir: &Path, extension: &str) -> BTreeSet<String> {
@@ -34,14 +35,17 @@ fn driver(kind: &str, name: &str) -> Option<PathBuf> {
     found
 }
 
-/// Runs these tests in `dir` after the SQL `prepare`, psql with `environment` set last, so that it wins over what the driver
-/// sets.
-fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &str, prepare: &str, out: &str) {
-    assert!(!tests.is_empty());
+/// A cluster with the extension in database regression.
+fn cluster() -> Cluster {
     let cluster = Cluster::start(&[]);
     cluster.connect("postgres").batch_execute("CREATE DATABASE regression TEMPLATE template0").unwrap();
     cluster.connect("regression").batch_execute("CREATE EXTENSION temptoken").unwrap();
-    cluster.run_script("regression", prepare);
+    cluster
+}
+
+/// Runs these tests in `dir` on `cluster`, psql with `environment` set last, so that it wins over what the driver sets.
+fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &str, cluster: &Cluster, out: &str) {
+    assert!(!tests.is_empty());
     let output_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(out);
     let _ = fs::remove_dir_all(&output_dir);
     fs::create_dir_all(&output_dir).unwrap();
@@ -65,9 +69,9 @@ fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &
     );
 }
 
-fn regress(tests: &BTreeSet<String>, environment: &str, prepare: &str, out: &str) {
+fn regress(tests: &BTreeSet<String>, environment: &str, cluster: &Cluster, out: &str) {
     if let Some(driver) = driver("regress", "pg_regress") {
-        run_suite(&driver, &tests_dir().join("pg_regress"), tests, environment, prepare, out);
+        run_suite(&driver, &tests_dir().join("pg_regress"), tests, environment, cluster, out);
     }
 }
 
@@ -88,7 +92,7 @@ fn every_test_has_its_expected_output_and_none_is_left_over() {
 fn regression_files() {
     let named = std::env::var("TEMPTOKEN_SQL_FILE").ok().filter(|file| !file.is_empty());
     let tests = named.map_or_else(regression_tests, |file| BTreeSet::from([file]));
-    regress(&tests, "", "", "regress");
+    regress(&tests, "", &cluster(), "regress");
 }
 
 /// The answers do not depend on the settings of whoever asks.
@@ -100,8 +104,8 @@ fn regression_files_under_other_settings() {
                  -c plan_cache_mode=force_custom_plan -c standard_conforming_strings=off \
                  -c escape_string_warning=off -c default_transaction_isolation=serializable \
                  -c enable_indexscan=off -c enable_bitmapscan=off'";
-    regress(&regression_tests(), one, "", "regress-one");
-    regress(&regression_tests(), other, "", "regress-other");
+    regress(&regression_tests(), one, &cluster(), "regress-one");
+    regress(&regression_tests(), other, &cluster(), "regress-other");
 }
 
 /// The first example of scale-out.md makes the table of tokens a partitioned one. What the files say holds there too.
@@ -111,6 +115,23 @@ fn regression_files_on_a_partitioned_table() {
     // Half of all ids to one partition, half to the default one.
     let partition = "CREATE TABLE temptoken.temp_tokens_low PARTITION OF temptoken.temp_tokens
                      FOR VALUES FROM (MINVALUE) TO ('01a00000-0000-0000-0000-000000000000');";
+    let cluster = cluster();
+    cluster.run_script("regression", &format!("{example}{partition}"));
+    regress(&of_tokens(&["scopes"]), "", &cluster, "regress-partitioned");
+}
+
+/// As in scale-out.md.
+#[test]
+fn regression_files_on_a_distributed_table() {
+    if let Some(citus) = Citus::start("regression", &[]) {
+        // The functions that the files make are for the coordinator alone.
+        let environment = "PGOPTIONS='-c citus.enable_ddl_propagation=off'";
+        regress(&of_tokens(&[]), environment, &citus.coordinator, "regress-distributed");
+    }
+}
+
+/// The files about tokens that hold whatever the table of tokens is, and `others`.
+fn of_tokens(others: &[&str]) -> BTreeSet<String> {
     let tests = [
         "delete",
         "expiry",
@@ -120,18 +141,18 @@ fn regression_files_on_a_partitioned_table() {
         "mint",
         "postgrest",
         "refusals",
-        "scopes",
+        "spending",
         "stats",
         "validate",
     ];
-    regress(&tests.map(str::to_owned).into(), "", &format!("{example}{partition}"), "regress-partitioned");
+    tests.iter().chain(others).map(|&name| name.to_owned()).collect()
 }
 
 #[test]
 fn isolation_specs() {
     if let Some(driver) = driver("isolation", "pg_isolation_regress") {
         let dir = tests_dir().join("isolation");
-        run_suite(&driver, &dir, &names(&dir.join("specs"), "spec"), "", "", "isolation");
+        run_suite(&driver, &dir, &names(&dir.join("specs"), "spec"), "", &cluster(), "isolation");
     }
 }
 

@@ -53,8 +53,8 @@ pub use lock::{lock_for_writing, lock_for_writing_without_waiting, lock_name, lo
 pub use lookup::{Key, Tuple, find};
 pub use owner::become_owner;
 pub use relation::{
-    TableChanged, accept_invalidations, belongs_to_extension, has_trigger_enabled_always, is_heap, on_invalidation,
-    starts_with_columns, table_oid,
+    Rows, TableChanged, accept_invalidations, belongs_to_extension, has_trigger_enabled_always, on_invalidation,
+    rows_of, starts_with_columns, table_oid,
 };
 pub use report::{IntoReport, Report, disable_backtraces, notice, require_memory};
 pub use session::{

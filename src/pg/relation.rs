@@ -1,9 +1,12 @@
 //! Tables: found by name, described, and watched for changes.
 
 use std::ffi::{CStr, c_int};
+use std::ptr;
 use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Datum, Oid};
+
+use super::guard::of_catalog;
 
 /// The table was dropped, or is not the one any more that the caller takes it for.
 #[derive(Clone, Copy, Debug)]
@@ -64,19 +67,51 @@ pub fn starts_with_columns(relation: Oid, types: &[Oid]) -> Result<bool, TableCh
     })
 }
 
-/// Whether table `relation` keeps its own rows, in PostgreSQL's usual way. A partitioned table does not, nor one of another
-/// table access method. Takes no lock.
-pub fn is_heap(relation: Oid) -> bool {
-    // SAFETY: within a transaction. The cached entry is held while it is read.
+/// Where the rows of a table are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Rows {
+    /// In the table, in PostgreSQL's usual way.
+    Here,
+    /// In its partitions, or in the table in the way of another table access method.
+    Elsewhere,
+    /// In shards on other servers, by Citus. The table itself is empty.
+    InShards,
+}
+
+/// Where the rows of table `relation` are. Takes no lock on it.
+pub fn rows_of(relation: Oid) -> Rows {
+    let is_heap = |class: &pg_sys::FormData_pg_class| {
+        class.relkind as u8 == pg_sys::RELKIND_RELATION && class.relam == pg_sys::HEAP_TABLE_AM_OID
+    };
+    // SAFETY: within a transaction.
+    let is_heap = unsafe { of_catalog(pg_sys::SysCacheIdentifier::RELOID, relation, is_heap) };
+    match is_heap {
+        _ if is_distributed(relation) => Rows::InShards,
+        Some(true) => Rows::Here,
+        _ => Rows::Elsewhere,
+    }
+}
+
+/// Whether Citus has distributed table `relation`: it lists the tables that it has in a catalog of its own, whose first
+/// column is the table's oid.
+fn is_distributed(relation: Oid) -> bool {
+    const LOGICALRELID: pg_sys::AttrNumber = 1;
+    // SAFETY: within a transaction. Nobody but a superuser can make a table in pg_catalog.
     unsafe {
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::RELOID as c_int, relation.into());
-        if tuple.is_null() {
+        let catalog = pg_sys::get_relname_relid(c"pg_dist_partition".as_ptr(), pg_sys::PG_CATALOG_NAMESPACE.into());
+        if catalog == pg_sys::InvalidOid {
             return false;
         }
-        let class = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_class>();
-        let answer = class.relkind as u8 == pg_sys::RELKIND_RELATION && class.relam == pg_sys::HEAP_TABLE_AM_OID;
-        pg_sys::ReleaseSysCache(tuple);
-        answer
+        let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
+        let strategy = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
+        let mut key = pg_sys::ScanKeyData::default();
+        pg_sys::ScanKeyInit(&mut key, LOGICALRELID, strategy, pg_sys::F_OIDEQ.into(), relation.into());
+        let table = pg_sys::table_open(catalog, lock);
+        let scan = pg_sys::systable_beginscan(table, pg_sys::InvalidOid, false, ptr::null_mut(), 1, &mut key);
+        let is_listed = !pg_sys::systable_getnext(scan).is_null();
+        pg_sys::systable_endscan(scan);
+        pg_sys::table_close(table, lock);
+        is_listed
     }
 }
 

@@ -7,7 +7,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::ffi::{self, GetCurrentCommandId, heap_delete};
 use super::lock::lock_tuple;
 use super::lookup::{KeyScan, Reader, Tuple, is_of_first_column};
-use super::relation::{TableChanged, is_heap, of_table, open};
+use super::relation::{Rows, TableChanged, of_table, open, rows_of};
 use super::session::check_for_interrupts;
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -107,7 +107,7 @@ pub fn deletes_plainly(relation: Oid) -> Result<bool, TableChanged> {
                 || triggers.trig_delete_before_statement
                 || triggers.trig_delete_after_statement
         });
-        let plainly = is_heap(relation)
+        let plainly = rows_of(relation) == Rows::Here
             && !class.relhassubclass
             && !class.relispartition
             && (*table).rd_rules.is_null()

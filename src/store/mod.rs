@@ -11,7 +11,7 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::errors::{Error, Kind};
-use crate::pg::{self, IntoReport as _, Oid, Refusals, TableChanged};
+use crate::pg::{self, IntoReport as _, Oid, Refusals, Rows, TableChanged};
 
 const EXTENSION: &CStr = c"temptoken";
 const SCHEMA: &CStr = c"temptoken";
@@ -24,11 +24,11 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 struct Table {
     name: &'static CStr,
     columns: &'static [Oid],
-    /// Whether the table may be partitioned, or stored in another way than PostgreSQL's usual one.
+    /// Whether the rows may be elsewhere: in partitions, in shards, or in the way of another table access method.
     may_be_elsewhere: bool,
     oid: AtomicU32,
     /// Whether the table keeps its own rows, so that they can be read by its index.
-    is_heap: AtomicBool,
+    has_rows: AtomicBool,
 }
 
 static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS, true);
@@ -36,7 +36,7 @@ static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS, false);
 
 impl Table {
     const fn new(name: &'static CStr, columns: &'static [Oid], may_be_elsewhere: bool) -> Self {
-        Self { name, columns, may_be_elsewhere, oid: AtomicU32::new(0), is_heap: AtomicBool::new(false) }
+        Self { name, columns, may_be_elsewhere, oid: AtomicU32::new(0), has_rows: AtomicBool::new(false) }
     }
 
     /// What `with` answers about the table. `with` is given the oid, and a check to make once it has locked the table: that
@@ -73,14 +73,14 @@ impl Table {
         }
         let generation = GENERATION.load(Ordering::Relaxed);
         let oid = pg::table_oid(SCHEMA, self.name).ok_or(Kind::TablesMissing)?;
-        let is_heap = pg::is_heap(oid);
+        let has_rows = pg::rows_of(oid) == Rows::Here;
         let fits = pg::belongs_to_extension(oid, EXTENSION)
             && pg::starts_with_columns(oid, self.columns)?
-            && (is_heap || self.may_be_elsewhere);
+            && (has_rows || self.may_be_elsewhere);
         if !fits {
             return Err(Kind::TablesMissing.into());
         }
-        self.is_heap.store(is_heap, Ordering::Relaxed);
+        self.has_rows.store(has_rows, Ordering::Relaxed);
         if generation == GENERATION.load(Ordering::Relaxed) {
             self.oid.store(oid.to_u32(), Ordering::Relaxed);
         }
@@ -137,7 +137,7 @@ pub fn lock_to_sweep() -> Lock {
 pub fn count_expired(now: i64) -> Option<u64> {
     let sweep = tokens::Sweep::new(now);
     let table = temp_tokens()?;
-    if pg::is_heap(table) {
+    if pg::rows_of(table) == Rows::Here {
         pg::walk_without_waiting(table, || sweep.count().ok())?
     } else {
         sweep.count_by_statement().ok()

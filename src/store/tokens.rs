@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use super::TEMP_TOKENS;
 use crate::errors::Error;
 use crate::pg::{
-    self, Bytea, Bytes, Call, Datum, ElementType, Int4, Int8, Jsonb, Key, Oid, SqlType as _, Statement, Text, TextList,
-    Timestamptz, Tuple, Uuid, UuidRange,
+    self, Bytea, Bytes, Call, Datum, ElementType, Int4, Int8, Jsonb, Key, Oid, Rows, SqlType as _, Statement, Text,
+    TextList, Timestamptz, Tuple, Uuid, UuidRange,
 };
 use crate::token::{Digest, TokenId};
 
@@ -49,7 +49,7 @@ pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'c
     );
     let key = Key::uuid(id.as_bytes());
     let tuple = TEMP_TOKENS.locked(|oid, is_current| {
-        if TEMP_TOKENS.is_heap.load(Ordering::Relaxed) {
+        if TEMP_TOKENS.has_rows.load(Ordering::Relaxed) {
             pg::find(call, oid, is_current, &key)
         } else {
             SELECT.run_for_row(call, oid, &[Some(pg::uuid(id.as_bytes()))])
@@ -188,7 +188,7 @@ pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option
     );
     pg::require_writable(c"spending validation");
     let relation = TEMP_TOKENS.lock_for_writing()?;
-    if TEMP_TOKENS.is_heap.load(Ordering::Relaxed) {
+    if TEMP_TOKENS.has_rows.load(Ordering::Relaxed) {
         pg::lock_row_to_update(relation, &Key::uuid(seen.id.as_bytes()))?;
     }
     let parameters = [
@@ -253,7 +253,9 @@ impl Sweep {
     pub fn step(&mut self, limit: u64) -> Result<Step, Error> {
         // From here on no trigger can be added, and no column changed.
         let relation = TEMP_TOKENS.lock_for_writing()?;
-        if pg::deletes_plainly(relation)? {
+        if pg::rows_of(relation) == Rows::InShards {
+            self.step_over_shards(relation, limit)
+        } else if pg::deletes_plainly(relation)? {
             self.step_by_walk(relation, limit)
         } else {
             self.step_by_statement(relation, limit)
@@ -339,6 +341,30 @@ impl Sweep {
         self.after = last.map_or(self.after, TokenId::from_bytes);
         let removed = if count > 0 { DELETE.run(relation, &[ids])? } else { 0 };
         Ok(Step { removed, is_last: count < limit })
+    }
+
+    /// In statements that Citus can run: it locks no row on all shards, and skips none that is locked.
+    fn step_over_shards(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
+        static SELECT: Statement = Statement::reading(
+            c"SELECT id FROM temptoken.temp_tokens
+              WHERE id > $1 AND id <= $2 AND expires_at <= $3 ORDER BY id LIMIT 1 OFFSET $4",
+            &[Uuid::OID, Uuid::OID, Timestamptz::OID, Int8::OID],
+        );
+        static DELETE: Statement = Statement::new(
+            c"DELETE FROM temptoken.temp_tokens WHERE id > $1 AND id <= $2 AND expires_at <= $3",
+            &[Uuid::OID, Uuid::OID, Timestamptz::OID],
+        );
+        let range = self.range();
+        let (after, before) = (Some(pg::uuid(&range.after)), Some(pg::timestamptz(self.before)));
+        let skipped = Some(Datum::from(limit as i64 - 1));
+        let mut last = None;
+        SELECT.run_for_rows(relation, &[after, Some(pg::uuid(&range.to)), before, skipped], |row| {
+            last = row.get::<Uuid>(1);
+        })?;
+        let to = last.unwrap_or(range.to);
+        let removed = DELETE.run(relation, &[after, Some(pg::uuid(&to)), before])?;
+        self.after = TokenId::from_bytes(to);
+        Ok(Step { removed, is_last: last.is_none() })
     }
 }
 

@@ -5,6 +5,8 @@
 
 #![allow(dead_code)]
 
+pub mod citus;
+
 use std::fmt::Write as _;
 use std::fs;
 use std::hash::{DefaultHasher, Hash, Hasher};

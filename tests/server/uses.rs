@@ -16,12 +16,16 @@ fn rounds() -> usize {
 
 fn cluster_with_scope(max_uses: u32, spending_methods: &str) -> Cluster {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    register_scope(&cluster, max_uses, spending_methods);
+    cluster
+}
+
+fn register_scope(cluster: &Cluster, max_uses: u32, spending_methods: &str) {
     let register = format!(
         "SELECT temptoken_register_scope('limited', ARRAY['GET /r/{{id}}', 'POST /r/{{id}}'], '1 hour', '{{id}}', \
              max_uses => {max_uses}, spending_methods => {spending_methods})"
     );
     text(&mut cluster.connect("postgres"), &register);
-    cluster
 }
 
 /// As many connections as a race takes, and the right to have them: one race at a time, since an ordinary user's programs may

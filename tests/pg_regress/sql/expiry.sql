@@ -19,7 +19,7 @@ SELECT status AS before, (public.temptoken_try_validate(token, 'GET', '/files/42
 
 -- The instant itself is past it.
 SELECT public.temptoken_mint('files', '42', '1 hour') AS token \gset
-UPDATE temptoken.temp_tokens SET expires_at = clock_timestamp();
+UPDATE temptoken.temp_tokens SET expires_at = now();
 SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status;
 
 -- A token whose TTL is cut to nothing has expired when it is handed out.

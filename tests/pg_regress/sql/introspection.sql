@@ -7,7 +7,7 @@ SELECT public.temptoken_mint('files', '42', '1 hour', '{"a": 1}') AS active, pub
        public.temptoken_mint('plain', E'quote " slash ' || chr(92) || E' tab \t é', '1 hour') AS odd,
        public.temptoken_mint('plain', 'used', '1 hour') AS used_up, public.temptoken_mint('gone', 'x', '1 hour') AS unknown_scope,
        public.temptoken_mint('files', '44', '1 hour') AS deleted \gset
-UPDATE temptoken.temp_tokens SET expires_at = clock_timestamp() - interval '1 second' WHERE resource_id = '43';
+UPDATE temptoken.temp_tokens SET expires_at = now() - interval '1 second' WHERE resource_id = '43';
 UPDATE temptoken.temp_tokens SET uses_left = 0 WHERE resource_id = 'used';
 SELECT public.temptoken_unregister_scope('gone'), public.temptoken_delete(:'deleted');
 

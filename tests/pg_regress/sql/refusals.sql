@@ -3,7 +3,7 @@
 SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}', max_uses => 1);
 SELECT public.temptoken_mint('files', '42', '1 hour') AS token, public.temptoken_mint('files', '43', '1 hour') AS expired,
        public.temptoken_mint('files', '44', '1 hour') AS used_up \gset
-UPDATE temptoken.temp_tokens SET expires_at = clock_timestamp() - interval '1 second' WHERE resource_id = '43';
+UPDATE temptoken.temp_tokens SET expires_at = now() - interval '1 second' WHERE resource_id = '43';
 UPDATE temptoken.temp_tokens SET uses_left = 0 WHERE resource_id = '44';
 
 SELECT * FROM public.temptoken_validate(NULL, 'GET', '/');
@@ -109,12 +109,12 @@ ROLLBACK;
 
 -- The order: not found, expired, scope unknown, route, uses. Each line mends the first thing wrong of the one before.
 SELECT public.temptoken_mint('files', 'order', '1 hour') AS token \gset
-UPDATE temptoken.temp_tokens SET uses_left = 0, expires_at = clock_timestamp() - interval '1 second'
+UPDATE temptoken.temp_tokens SET uses_left = 0, expires_at = now() - interval '1 second'
 WHERE resource_id = 'order';
 SELECT public.temptoken_unregister_scope('files');
 SELECT (public.temptoken_try_validate(overlay(:'token' PLACING 'ffff' FROM 90), 'GET', '/no')).status;
 SELECT (public.temptoken_try_validate(:'token', 'GET', '/no')).status;
-UPDATE temptoken.temp_tokens SET expires_at = clock_timestamp() + interval '1 hour' WHERE resource_id = 'order';
+UPDATE temptoken.temp_tokens SET expires_at = now() + interval '1 hour' WHERE resource_id = 'order';
 SELECT (public.temptoken_try_validate(:'token', 'GET', '/no')).status;
 SELECT * FROM public.temptoken_validate(:'token', 'GET', '/no');
 SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');

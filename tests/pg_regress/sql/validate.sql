@@ -119,14 +119,6 @@ COMMIT;
 SELECT (public.temptoken_try_validate(:'once', 'POST', '/r/1')).status;
 SELECT (public.temptoken_try_validate(:'once', 'GET', '/r/1')).status, (public.temptoken_peek(:'once', 'GET', '/r/1')).status;
 
--- Something that keeps the row from being updated: refused, not tried for ever.
-SELECT public.temptoken_mint('once', '2', '1 hour') AS once \gset
-CREATE FUNCTION pg_temp.keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
-CREATE TRIGGER keep BEFORE UPDATE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION pg_temp.keep();
-SELECT (public.temptoken_try_validate(:'once', 'POST', '/r/2')).status;
-DROP TRIGGER keep ON temptoken.temp_tokens;
-SELECT (public.temptoken_try_validate(:'once', 'POST', '/r/2')).status;
-
 DELETE FROM temptoken.temp_tokens;
 DELETE FROM temptoken.scopes;
 
