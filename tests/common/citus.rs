@@ -11,7 +11,7 @@ pub struct Citus {
 }
 
 impl Citus {
-    /// With the extension in `database`, and these lines added to each postgresql.conf. `None`, and the test is noted as
+    /// With the extension in `database`, and these lines added to the coordinator's postgresql.conf. `None`, and the test is noted as
     /// skipped, if this PostgreSQL has no Citus.
     pub fn start(database: &str, settings: &[&str]) -> Option<Self> {
         if !Path::new(&pg_config("--pkglibdir")).join("citus.so").exists() {
@@ -24,7 +24,7 @@ impl Citus {
             "max_prepared_transactions = 300",
             "citus.enable_statistics_collection = off",
         ];
-        let server = || {
+        let server = |settings: &[&str]| {
             let cluster = Cluster::start(&[&own, settings].concat());
             if database != "postgres" {
                 let create = format!("CREATE DATABASE {database} TEMPLATE template0");
@@ -33,7 +33,7 @@ impl Citus {
             cluster.connect(database).batch_execute("CREATE EXTENSION citus").unwrap();
             cluster
         };
-        let citus = Self { coordinator: server(), workers: [server(), server()] };
+        let citus = Self { coordinator: server(settings), workers: [server(&[]), server(&[])] };
         let mut client = citus.coordinator.connect(database);
         // A directory of a socket is a host to libpq, so that no server listens on a port.
         let add = |function: &str, node: &Cluster| format!("SELECT {function}('{}', 5432)", node.socket().display());

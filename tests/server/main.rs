@@ -4,6 +4,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod citus;
 mod clusters;
 mod cron;
 mod hardening;

@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 
+use crate::common::citus::Citus;
 use crate::common::{self, Cluster, partitioning, text};
 use postgres::{Client, IsolationLevel};
 
@@ -84,6 +85,15 @@ fn assert_exactly(uses: usize, rounds: &[BTreeMap<String, usize>]) {
     }
 }
 
+/// Where a serialization failure may be the answer: at least one has the token, and the others are told why not.
+fn assert_no_more_than(uses: usize, rounds: &[BTreeMap<String, usize>]) {
+    for (number, round) in rounds.iter().enumerate() {
+        assert!((1..=uses).contains(round.get("ok").unwrap_or(&0)), "round {number}: {round:?}");
+        let expected = |told: &String| matches!(told.as_str(), "ok" | "token_used_up" | "40001");
+        assert!(round.keys().all(expected), "round {number}: {round:?}");
+    }
+}
+
 #[test]
 fn of_64_clients_exactly_three_get_a_token_of_three_uses() {
     let cluster = cluster_with_scope(3, "NULL");
@@ -96,15 +106,10 @@ fn of_64_clients_under_repeatable_read_exactly_three_get_it() {
     assert_exactly(3, &race(&cluster, IsolationLevel::RepeatableRead, rounds()));
 }
 
-/// A serialization failure there is a matter between all that transactions have read and written.
 #[test]
 fn under_serializable_no_more_than_that_get_it() {
     let cluster = cluster_with_scope(3, "NULL");
-    for (number, round) in race(&cluster, IsolationLevel::Serializable, rounds()).iter().enumerate() {
-        assert!((1..=3).contains(round.get("ok").unwrap_or(&0)), "round {number}: {round:?}");
-        let expected = |told: &String| matches!(told.as_str(), "ok" | "token_used_up" | "40001");
-        assert!(round.keys().all(expected), "round {number}: {round:?}");
-    }
+    assert_no_more_than(3, &race(&cluster, IsolationLevel::Serializable, rounds()));
 }
 
 #[test]
@@ -120,14 +125,23 @@ fn a_trigger_on_the_table_makes_no_difference() {
     assert_exactly(3, &race(&cluster, IsolationLevel::ReadCommitted, rounds()));
 }
 
-/// The loudest complaint about one-time links: scanners and previews that open the page use them up.
 #[test]
 fn of_a_partitioned_table_no_more_than_that_get_it() {
     let cluster = cluster_with_scope(3, "NULL");
     cluster.run_script("postgres", &partitioning());
     assert_exactly(3, &race(&cluster, IsolationLevel::ReadCommitted, rounds()));
+    assert_no_more_than(3, &race(&cluster, IsolationLevel::RepeatableRead, rounds() / 4));
 }
 
+#[test]
+fn of_a_table_in_shards_no_more_than_that_get_it() {
+    let Some(citus) = Citus::start("postgres", &[]) else { return };
+    register_scope(&citus.coordinator, 3, "NULL");
+    assert_exactly(3, &race(&citus.coordinator, IsolationLevel::ReadCommitted, rounds() / 4));
+    assert_no_more_than(3, &race(&citus.coordinator, IsolationLevel::RepeatableRead, rounds() / 4));
+}
+
+/// The loudest complaint about one-time links: scanners and previews that open the page use them up.
 #[test]
 fn a_scanner_that_gets_the_page_does_not_use_up_the_link() {
     let cluster = cluster_with_scope(1, "'{POST}'");
