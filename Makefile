@@ -80,6 +80,10 @@ bench: install ## Measure ratios to what else would do the job, side by side (TO
 	@scripts/setup --bench
 	cargo bench --bench ratios $(FEATURES) -- $(TOKENS)
 
+.PHONY: bench-scale
+bench-scale: install ## Measure what standbys cost, and Citus where PostgreSQL has it
+	cargo bench --bench scale $(FEATURES)
+
 .PHONY: lint
 lint: setup ## Check format, clippy, and the install script with pgspot
 	@scripts/setup --lint

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use super::{Cluster, pg_config, skipped, text};
+use super::{Cluster, pg_config, scale_out, skipped, text};
 
 /// A coordinator and two workers, with the extension, and its table of tokens in shards on the workers.
 pub struct Citus {
@@ -41,8 +41,7 @@ impl Citus {
         for worker in &citus.workers {
             text(&mut client, &add("citus_add_node", worker));
         }
-        client.batch_execute("CREATE EXTENSION temptoken").unwrap();
-        client.batch_execute("SELECT create_distributed_table('temptoken.temp_tokens', 'id')").unwrap();
+        citus.coordinator.run_script(database, &scale_out("create_distributed_table"));
         Some(citus)
     }
 }

@@ -412,9 +412,15 @@ pub fn value(client: &mut Client, sql: &str) -> Option<String> {
 
 /// The example of scale-out.md that makes the table of tokens a partitioned one, a script for psql.
 pub fn partitioning() -> String {
+    scale_out("PARTITION BY")
+}
+
+/// The example of scale-out.md that has these words, a script for psql.
+pub fn scale_out(words: &str) -> String {
     let page = fs::read_to_string(source_path("docs/scale-out.md")).unwrap();
-    let block = page.split("```sql\n").find(|block| block.contains("PARTITION BY")).unwrap();
-    block.split("```").next().unwrap().to_owned()
+    let mut blocks = page.split("\n```").filter(|block| block.starts_with("sql"));
+    let block = blocks.find(|block| block.contains(words)).unwrap();
+    block.split_once('\n').unwrap().1.to_owned()
 }
 
 /// The first column of the first row, as text that is there.

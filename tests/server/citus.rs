@@ -1,7 +1,7 @@
 //! The table of tokens in shards, by Citus. What the regression files say is run there by tests/sql.rs.
 
 use crate::common::citus::Citus;
-use crate::common::{Cluster, REGISTER, has_tokens, mint, sqlstate, text, value, wait_until};
+use crate::common::{Cluster, REGISTER, has_tokens, mint, scale_out, sqlstate, text, value, wait_until};
 
 /// On the coordinator alone: two that sweep the same shards may meet in a deadlock, of which Citus cancels one.
 const PRELOADED: &str = "shared_preload_libraries = 'citus, temptoken'";
@@ -88,6 +88,25 @@ fn sessions_notice_that_the_table_was_distributed() {
     assert_eq!(text(&mut on_worker, &ask), "scope_unknown");
     text(&mut on_worker, REGISTER);
     assert_eq!(text(&mut on_worker, &ask), "ok");
+}
+
+/// As scale-out.md says.
+#[test]
+fn the_table_comes_back_from_its_shards() {
+    let Some(citus) = Citus::start("postgres", &[]) else { return };
+    let mut client = citus.coordinator.connect("postgres");
+    text(&mut client, REGISTER);
+    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+    let ask = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");
+    assert_eq!(text(&mut client, &ask), "ok");
+    let shards = "SELECT count(*) FROM pg_dist_partition";
+    assert_eq!(text(&mut client, shards), "1");
+    citus.coordinator.run_script("postgres", &scale_out("undistribute_table"));
+    assert_eq!(text(&mut client, shards), "0");
+    assert_eq!(text(&mut client, &ask), "ok");
+    mint(&mut client, 9, "1 hour");
+    assert_eq!(text(&mut client, "SELECT count(*) FROM temptoken.active_tokens"), "10");
+    client.batch_execute("DROP EXTENSION temptoken").unwrap();
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod cron;
 mod hardening;
 mod lifecycle;
 mod packaging;
+mod standbys;
 mod sweep_status;
 mod sweep_trouble;
 mod sweeper;
