@@ -28,7 +28,7 @@ export RUST_TEST_THREADS ?= $(shell threads=$$((3 * $$(nproc))); echo $$((thread
 
 .PHONY: help
 help: ## List the targets
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-10s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/\1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "  make %-13s %s\n", $$1, $$2 }'
 
 .PHONY: setup
 setup: ## Install what building needs: PostgreSQL, its headers, libclang
@@ -63,6 +63,16 @@ test: lint install ## Run every check and test
 .PHONY: test-sql
 test-sql: install ## Run the regression files, or one of them: FILE=mint
 	TEMPTOKEN_SQL_FILE=$(FILE) cargo test $(FEATURES) --test sql regression_files -- --exact
+
+.PHONY: example
+example: install ## Run the example application, to be clicked: PORT=8080
+	@scripts/setup --example
+	@scripts/example
+
+.PHONY: test-examples
+test-examples: install ## Test the example application in a browser, and each middleware
+	@scripts/setup --test-examples
+	@scripts/test-examples
 
 .PHONY: test-all
 test-all: ## Run lint and suite on every major that is installed, or on those of PG_CONFIGS="..."

@@ -1,0 +1,106 @@
+"""Django with psycopg: requests are let in by their token.
+
+    gunicorn server:app        with DATABASE_URL
+"""
+
+import functools
+import os
+import sys
+
+import psycopg.conninfo
+from django.conf import settings
+from django.core.wsgi import get_wsgi_application
+from django.db import DatabaseError, connection, transaction
+from django.http import JsonResponse
+from django.urls import include, path
+
+# --- To copy: from here -----------------------------------------------------------------------------------------------
+
+
+def presented(request) -> list:
+    """The token, method and raw path of a request. All are text.
+
+    gunicorn puts the raw target into RAW_URI, uWSGI into REQUEST_URI; behind ASGI it is `request.scope["raw_path"]`. `request.path`
+    is decoded. Django's development server keeps no raw path: there this is a KeyError, not a guess.
+    """
+    raw = request.META["RAW_URI"] if "RAW_URI" in request.META else request.META["REQUEST_URI"]
+    bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    return [request.headers.get("X-Temp-Token") or bearer, request.method, raw.partition("?")[0]]
+
+
+def guarded(function: str):
+    """A decorator of views that judges before them. The token's row is in `request.token`."""
+    def decorate(view):
+        @functools.wraps(view)
+        def judging(request, *args, **kwargs):
+            try:
+                request.token = judge(function, request)
+                if request.token.get("status", "ok") != "ok":
+                    return refused(request.token["status"])
+                return view(request, *args, **kwargs)
+            except DatabaseError as error:
+                # Django wraps the driver's error, which has the SQLSTATE.
+                sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
+                if sqlstate.startswith("TT"):
+                    return refused(sqlstate)
+                print("database:", type(error).__name__, sqlstate, file=sys.stderr)
+                return JsonResponse({"error": "unavailable"}, status=503)
+        return judging
+    return decorate
+
+
+def judge(function: str, request) -> dict:
+    with connection.cursor() as cursor:
+        cursor.execute(f"SELECT * FROM auth.{function}(%s, %s, %s)", presented(request))
+        return dict(zip((column.name for column in cursor.description), cursor.fetchone()))
+
+
+# Way one, for reading: one call judges, and spends where the scope says so.
+letting_in = guarded("temptoken_try_validate")
+# Way two, for work: refuses early and spends nothing. The view calls `validated` within the transaction of its work.
+peeked = guarded("temptoken_peek")
+# Raises a DatabaseError, which the decorator answers: if the work fails after it, the use comes back.
+validated = functools.partial(judge, "temptoken_validate")
+
+
+def refused(status: str) -> JsonResponse:
+    """All refusals are alike to the stranger, and told apart in the log."""
+    print("refused", status, file=sys.stderr)
+    headers = {"WWW-Authenticate": 'Bearer error="invalid_token"', "Cache-Control": "no-store"}
+    return JsonResponse({"error": "invalid_token"}, status=401, headers=headers)
+
+
+# --- to here ----------------------------------------------------------------------------------------------------------
+
+
+@letting_in
+def read(request, id):
+    return JsonResponse({"id": id, "resource_id": request.token["resource_id"]})
+
+
+@peeked
+def approve(request, id):
+    with transaction.atomic():
+        token = validated(request)
+        with connection.cursor() as cursor:
+            cursor.execute("UPDATE flows SET approved = true WHERE id = %s", [token["resource_id"]])
+        if request.GET.get("fail"):
+            raise RuntimeError("the work has failed")
+    return JsonResponse({"approved": token["resource_id"]})
+
+
+given = psycopg.conninfo.conninfo_to_dict(os.environ["DATABASE_URL"])
+settings.configure(
+    SECRET_KEY="of the example",
+    ALLOWED_HOSTS=["*"],
+    ROOT_URLCONF=__name__,
+    APPEND_SLASH=False,
+    DATABASES={"default": {
+        "ENGINE": "django.db.backends.postgresql", "NAME": given["dbname"], "USER": given["user"], "HOST": given["host"],
+    }},
+)
+urlpatterns = [
+    path("files/", include([path("<str:id>", read)])),
+    path("flows/<str:id>/approve", approve),
+]
+app = get_wsgi_application()

@@ -1,0 +1,91 @@
+// Express with node-postgres: requests are let in by their token.
+//
+//     npm install && npm start        with DATABASE_URL and PORT
+
+import express from "express";
+import pg from "pg";
+
+const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, connectionTimeoutMillis: 3000 });
+pool.on("error", (error) => console.error("database:", error.code)); // A connection was lost while it was idle.
+
+// --- To copy: from here ----------------------------------------------------------------------------------------------
+
+/** The token, method and raw path of a request. All are text.
+ *  `originalUrl` is what the client wrote, in a mounted router too, where `url` is stripped. `path` is stripped as well. */
+function presented(request) {
+  const token = request.get("X-Temp-Token") ?? request.get("Authorization")?.replace(/^Bearer /, "");
+  return [token, request.method, request.originalUrl.split("?")[0]];
+}
+
+class Refused extends Error {}
+
+/** A middleware that judges by this function. The token's row is `request.token`. */
+const judge = (sql) => async (request, _response, next) => {
+  const { rows } = await pool.query(sql, presented(request));
+  if (rows[0].status !== "ok") throw new Refused(rows[0].status);
+  request.token = rows[0];
+  next();
+};
+
+/** Way one, for reading: one call judges, and spends where the scope says so. */
+const lettingIn = judge("SELECT * FROM auth.temptoken_try_validate($1, $2, $3)");
+
+/** Way two, for work: refuses early and spends nothing. The handler calls `validated` in the transaction of its work. */
+const peeked = judge("SELECT * FROM auth.temptoken_peek($1, $2, $3)");
+
+/** Throws an error whose `code` is the refusal's SQLSTATE. If the work fails after it, the use comes back. */
+async function validated(client, request) {
+  return (await client.query("SELECT * FROM auth.temptoken_validate($1, $2, $3)", presented(request))).rows[0];
+}
+
+/** All refusals are alike to the stranger, and told apart in the log. What is wrong with the database is none. */
+function refuse(error, _request, response, next) {
+  const isRefusal = error instanceof Refused || /^TT/.test(error.code);
+  if (isRefusal) {
+    console.error("refused", error.code ?? error.message);
+    response.set({ "WWW-Authenticate": 'Bearer error="invalid_token"', "Cache-Control": "no-store" });
+    return response.status(401).json({ error: "invalid_token" });
+  }
+  if (!(error instanceof pg.DatabaseError) && !isConnection(error)) return next(error);
+  console.error("database:", error.code);
+  response.status(503).json({ error: "unavailable" });
+}
+
+/** node-postgres has no class for a connection that could not be had, or was lost. */
+const isConnection = (error) => error.syscall !== undefined || /connect|Connection terminated/.test(error.message);
+
+/** Runs `work` in a transaction: committed if it answers, rolled back if it throws. */
+async function transaction(work) {
+  const client = await pool.connect();
+  try {
+    await client.query("BEGIN");
+    const answer = await work(client);
+    await client.query("COMMIT");
+    client.release();
+    return answer;
+  } catch (error) {
+    client.release(await client.query("ROLLBACK").then(() => undefined, () => error));
+    throw error;
+  }
+}
+
+// --- to here ---------------------------------------------------------------------------------------------------------
+
+const files = express.Router();
+files.get("/:id", lettingIn, (request, response) => {
+  response.json({ id: request.params.id, resource_id: request.token.resource_id });
+});
+
+const app = express();
+app.use("/files", files);
+app.post("/flows/:id/approve", peeked, async (request, response) => {
+  const approved = await transaction(async (client) => {
+    const token = await validated(client, request);
+    await client.query("UPDATE flows SET approved = true WHERE id = $1", [token.resource_id]);
+    if (request.query.fail) throw new Error("the work has failed");
+    return token.resource_id;
+  });
+  response.json({ approved });
+});
+app.use(refuse);
+app.listen(process.env.PORT, "127.0.0.1", () => console.log("listening"));

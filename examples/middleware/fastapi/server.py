@@ -1,0 +1,105 @@
+"""FastAPI or Starlette with psycopg: requests are let in by their token.
+
+    uvicorn server:app        with DATABASE_URL
+"""
+
+import logging
+import os
+from contextlib import asynccontextmanager
+
+import psycopg
+from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi.responses import JSONResponse
+from psycopg.rows import namedtuple_row
+from psycopg_pool import AsyncConnectionPool
+
+log = logging.getLogger("uvicorn.error")
+
+# --- To copy: from here -----------------------------------------------------------------------------------------------
+
+
+def presented(request: Request) -> tuple:
+    """The token, method and raw path of a request. All are text.
+
+    `raw_path` is what the client wrote, before decoding and without the query string, in a mounted application too.
+    `request.url.path` is decoded.
+    """
+    bearer = request.headers.get("Authorization", "").removeprefix("Bearer ")
+    token = request.headers.get("X-Temp-Token") or bearer
+    return token, request.method, request.scope["raw_path"].decode("latin-1")
+
+
+class Refused(Exception):
+    """A status of try_validate or peek other than `ok`."""
+
+
+async def letting_in(request: Request):
+    """Way one, for reading: one call judges, and spends where the scope says so."""
+    return await judged(request, "SELECT * FROM auth.temptoken_try_validate(%s, %s, %s)")
+
+
+async def peeked(request: Request):
+    """Way two, for work: refuses early and spends nothing. The handler calls `validated` in the transaction of its work."""
+    return await judged(request, "SELECT * FROM auth.temptoken_peek(%s, %s, %s)")
+
+
+async def judged(request: Request, sql: str):
+    async with request.app.state.pool.connection() as connection:
+        token = await (await connection.execute(sql, presented(request))).fetchone()
+    if token.status != "ok":
+        raise Refused(token.status)
+    return token
+
+
+async def validated(connection: psycopg.AsyncConnection, request: Request):
+    """Raises a DatabaseError whose sqlstate is the refusal's: if the work fails after it, the use comes back."""
+    sql = "SELECT * FROM auth.temptoken_validate(%s, %s, %s)"
+    return await (await connection.execute(sql, presented(request))).fetchone()
+
+
+async def refuse(_request: Request, error: Exception) -> JSONResponse:
+    """All refusals are alike to the stranger, and told apart in the log. No error of the database is one."""
+    sqlstate = getattr(error, "sqlstate", None) or ""
+    if not isinstance(error, Refused) and not sqlstate.startswith("TT"):
+        log.error("database: %s %s", type(error).__name__, sqlstate)
+        return JSONResponse({"error": "unavailable"}, 503)
+    log.warning("refused %s", sqlstate or error)
+    headers = {"WWW-Authenticate": 'Bearer error="invalid_token"', "Cache-Control": "no-store"}
+    return JSONResponse({"error": "invalid_token"}, 401, headers)
+
+
+# --- to here ----------------------------------------------------------------------------------------------------------
+
+files, flows = FastAPI(), APIRouter()
+
+
+@files.get("/{id}")
+async def read(id: str, token=Depends(letting_in)):
+    return {"id": id, "resource_id": token.resource_id}
+
+
+@flows.post("/flows/{id}/approve")
+async def approve(request: Request, fail: bool = False, token=Depends(peeked)):
+    async with request.app.state.pool.connection() as connection:
+        token = await validated(connection, request)
+        await connection.execute("UPDATE flows SET approved = true WHERE id = %s", (token.resource_id,))
+        if fail:
+            raise RuntimeError("the work has failed")
+    return {"approved": token.resource_id}
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI):
+    kwargs = {"row_factory": namedtuple_row}
+    async with AsyncConnectionPool(os.environ["DATABASE_URL"], kwargs=kwargs, min_size=1, timeout=3) as pool:
+        app.state.pool = files.state.pool = pool
+        print("listening", flush=True)
+        yield
+
+
+app = FastAPI(lifespan=lifespan)
+app.mount("/files", files)
+app.include_router(flows)
+for each in (app, files):
+    each.add_exception_handler(Refused, refuse)
+    each.add_exception_handler(psycopg.DatabaseError, refuse)

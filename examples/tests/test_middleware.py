@@ -1,0 +1,233 @@
+"""Each middleware on a real cluster, with request lines that a client library would not send as they are."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import pytest
+
+from conftest import EXAMPLES, ROOT, Server, free_port, wait_until
+
+MIDDLEWARE = EXAMPLES / "middleware"
+
+SCHEMA = """
+CREATE SCHEMA auth;
+CREATE EXTENSION temptoken SCHEMA auth;
+CREATE TABLE flows (id text PRIMARY KEY, approved boolean NOT NULL DEFAULT false);
+INSERT INTO flows VALUES ('f1'), ('f2'), ('f3');
+SELECT auth.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
+SELECT auth.temptoken_register_scope('flows', ARRAY['POST /flows/{id}/approve'], '1 hour', '{id}', max_uses => 1);
+CREATE ROLE app LOGIN;
+GRANT USAGE ON SCHEMA auth TO app;
+GRANT SELECT, UPDATE ON flows TO app;
+SELECT auth.temptoken_grant('app', 'validate');
+"""
+
+
+VENV = Path(sys.executable).parent
+BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "examples"
+
+
+def run(*command, directory, **environment):
+    subprocess.run(command, check=True, cwd=directory, env={**os.environ, **environment})
+
+
+def uvicorn(directory, environment):
+    return [Server([VENV / "uvicorn", "--port", "$PORT", "server:app"], directory, environment)]
+
+
+def gunicorn(directory, environment):
+    command = [VENV / "gunicorn", "-b", "127.0.0.1:$PORT", "--access-logfile", "-", "server:app"]
+    return [Server(command, directory, environment)]
+
+
+def node(directory, environment):
+    """In a copy, so that nothing is installed into the sources."""
+    copy = BUILT / "express"
+    shutil.copytree(directory, copy, dirs_exist_ok=True)
+    run("npm", "ci", "--silent", "--no-audit", "--no-fund", directory=copy)
+    return [Server(["node", "server.js"], copy, environment)]
+
+
+def cargo(directory, environment):
+    run("cargo", "build", "--locked", "--quiet", directory=directory, CARGO_TARGET_DIR=str(BUILT / "axum"))
+    return [Server([BUILT / "axum/debug/temptoken-axum"], directory, environment)]
+
+
+def go(directory, environment):
+    """With the libraries of the distribution's packages."""
+    server = BUILT / "go-server"
+    of_debian = {"GO111MODULE": "off", "GOPATH": "/usr/share/gocode", "GOCACHE": str(BUILT / "go-cache")}
+    run("go", "build", "-o", server, "server.go", directory=directory, **of_debian)
+    return [Server([server], directory, environment)]
+
+
+def nginx(directory, environment):
+    """In front of the application that comes with it. The file has the ports that a reader would choose."""
+    application, = gunicorn(directory, environment)
+    port, home = free_port(), Path(tempfile.mkdtemp(prefix="temptoken-nginx-"))
+    conf = (directory / "nginx.conf").read_text().replace(":8000", f":{application.port}").replace(":8080", f":{port}")
+    (home / "nginx.conf").write_text(f"pid {home}/pid;\n{conf}")
+    command = ["nginx", "-c", home / "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
+    return [Server(command, directory, environment, port), application]
+
+
+STACKS = {
+    "fastapi": uvicorn,
+    "flask": gunicorn,
+    "django": gunicorn,
+    "express": node,
+    "go": go,
+    "axum": cargo,
+    "nginx": nginx,
+}
+
+
+def test_every_directory_is_a_stack():
+    assert {path.name for path in MIDDLEWARE.iterdir() if path.is_dir()} == set(STACKS)
+
+
+@pytest.fixture(scope="session")
+def database(cluster):
+    cluster.create("middleware", SCHEMA)
+    return cluster.url("app", "middleware")
+
+
+@pytest.fixture(params=STACKS, scope="module")
+def server(request, database):
+    """The server of a stack. What the programs behind it print counts as its own."""
+    servers = STACKS[request.param](MIDDLEWARE / request.param, {"DATABASE_URL": database})
+    first = servers[0]
+    first.all_printed = lambda: "".join(server.printed() for server in servers)
+    yield first
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture
+def mint(cluster):
+    def mint(scope, resource_id, ttl="1 hour"):
+        with cluster.connect("middleware") as connection:
+            row = connection.execute("SELECT auth.temptoken_mint(%s, %s, %s::interval)", (scope, resource_id, ttl))
+            return row.fetchone()[0]
+    return mint
+
+
+def ask(server, line, token=None, header="X-Temp-Token: "):
+    """Sends this request line as it is; status, headers and body of the answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as client:
+        token = f"{header}{token}\r\n" if token else ""
+        client.sendall(f"{line} HTTP/1.1\r\nHost: localhost\r\n{token}Content-Length: 0\r\nConnection: close\r\n\r\n".encode())
+        answer = b"".join(iter(lambda: client.recv(65536), b"")).decode()
+    head, _, body = answer.partition("\r\n\r\n")
+    status = int(head.split(" ", 2)[1])
+    headers = dict(line.lower().split(": ", 1) for line in head.split("\r\n")[1:])
+    return status, headers, body
+
+
+def resource_id(body):
+    """Of a body that may come in chunks."""
+    found = re.search(r"\{.*\}", body, re.S)
+    return json.loads(found.group())["resource_id"]
+
+
+def test_the_route_is_open_to_its_token(server, mint):
+    token = mint("files", "42")
+    for path in ["/files/42", "/files/42?x=1", "/files/42?/files/43"]:
+        status, _, body = ask(server, f"GET {path}", token)
+        assert (status, resource_id(body)) == (200, "42"), path
+    assert ask(server, "GET /files/42", token, "Authorization: Bearer ")[0] == 200
+
+
+def test_no_other_request_line_is(server, mint):
+    token = mint("files", "42")
+    for line in [
+        "GET /files/43",
+        "GET /files/%34%32",
+        "GET //files/42",
+        "GET /files//42",
+        "GET /files/42/",
+        "GET /files/42;a=b",
+        "GET /files/42%3Fx=1",
+        "GET /files/42%00",
+        "GET /FILES/42",
+        "GET /files/..%2Ffiles%2F42",
+        "GET /files/x/../42",
+        "GET /files/./42",
+        "GET /x/../files/42",
+        "HEAD /files/42",
+        "POST /files/42",
+        "PUT /files/42",
+        "GET 42",
+        "GET *",
+        "GET http://localhost/files/43",
+        "GET http://localhost/files/%34%32",
+        "GET http://localhost//files/42",
+    ]:
+        status, _, body = ask(server, line, token)
+        assert status >= 300, f"{line}: {status} {body}"
+    # A server may serve the absolute form, if it is the route.
+    status, _, body = ask(server, "GET http://localhost/files/42", token)
+    assert status >= 300 or resource_id(body) == "42"
+
+
+def test_refusals_are_alike_to_the_stranger(server, mint, cluster):
+    deleted = mint("files", "42")
+    with cluster.connect("middleware") as connection:
+        connection.execute("SELECT auth.temptoken_delete(%s)", (deleted,))
+    expired = mint("files", "42", "1 millisecond")
+    answers = set()
+    for token in [None, "", "nonsense", "tt_" + "0" * 96, deleted, expired, mint("files", "43"), mint("flows", "f1")]:
+        status, headers, body = ask(server, "GET /files/42", token)
+        assert status == 401
+        assert headers["www-authenticate"] == 'bearer error="invalid_token"'
+        assert headers["cache-control"] == "no-store"
+        answers.add(re.search(r"\{.*\}", body, re.S).group())
+    assert len(answers) == 1
+    for told in ["token_not_found", "token_expired", "route_not_allowed"]:
+        wait_until(f"the log tells {told} apart", lambda: f"refused {told}" in server.all_printed())
+
+
+def approved(cluster, flow):
+    with cluster.connect("middleware") as connection:
+        return connection.execute("SELECT approved FROM flows WHERE id = %s", (flow,)).fetchone()[0]
+
+
+def test_a_handler_that_fails_does_not_burn_the_link(server, mint, cluster):
+    with cluster.connect("middleware") as connection:
+        connection.execute("UPDATE flows SET approved = false")
+    token = mint("flows", "f1")
+    assert ask(server, "POST /flows/f2/approve", token)[0] == 401
+    assert ask(server, "POST /flows/f1/approve?fail=1", token)[0] == 500
+    assert not approved(cluster, "f1")
+    assert ask(server, "POST /flows/f1/approve", token)[0] == 200
+    assert approved(cluster, "f1") and not approved(cluster, "f2")
+    assert ask(server, "POST /flows/f1/approve", token)[0] == 401
+
+
+def test_a_lost_database_is_no_refusal(server, mint, cluster):
+    token = mint("files", "42")
+    with cluster.connect() as connection:
+        connection.execute("ALTER DATABASE middleware ALLOW_CONNECTIONS false")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'middleware'")
+    try:
+        status, _, body = ask(server, "GET /files/42", token)
+        assert status == 503, body
+    finally:
+        with cluster.connect() as connection:
+            connection.execute("ALTER DATABASE middleware ALLOW_CONNECTIONS true")
+    wait_until("it works again", lambda: ask(server, "GET /files/42", token)[0] == 200)
+
+
+def test_no_log_has_a_token(server, mint, cluster):
+    for scope, line in [("files", "GET /files/42"), ("files", "GET /files/43"), ("flows", "POST /flows/f3/approve?fail=1")]:
+        token = mint(scope, "42" if scope == "files" else "f3")
+        ask(server, line, token)
+        assert token[35:] not in server.all_printed()
+        assert token[35:] not in cluster.log.read_text()

@@ -1,0 +1,315 @@
+"""The example application, clicked through in headless Chromium.
+
+TEMPTOKEN_WRITE_DOCS=1 also writes the screenshots of docs/.
+"""
+
+import os
+import re
+import sys
+import urllib.request
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import expect, sync_playwright
+
+from conftest import EXAMPLES, ROOT, Server, wait_until
+
+WEB = EXAMPLES / "web"
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
+TOKEN = re.compile(r"tt_[0-9a-f]{96}")
+
+
+@pytest.fixture(scope="module")
+def web(cluster):
+    cluster.create("web", (WEB / "schema.sql").read_text())
+    uvicorn = Path(sys.executable).parent / "uvicorn"
+    server = Server([uvicorn, "--port", "$PORT", "app:app"], WEB, {"DATABASE_URL": cluster.url("web", "web")})
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser, web):
+    """A page of a visitor who was never here. What it asks for, and each Referer, is in `asked`."""
+    context = browser.new_context(base_url=web.url, viewport={"width": 640, "height": 440})
+    page = context.new_page()
+    page.asked, page.problems = [], []
+    page.on("request", lambda request: page.asked.append((request.url, request.headers.get("referer"))))
+    page.on("pageerror", lambda error: page.problems.append(str(error)))
+    page.on("console", lambda message: page.problems.append(message.text) if "Content Security" in message.text else None)
+    yield page
+    assert not page.problems
+    # No address that went over the wire has a token, and no Referer goes with any.
+    assert all(not TOKEN.search(url.partition("#")[0]) and not referer for url, referer in page.asked)
+    context.close()
+
+
+@pytest.fixture
+def sql(cluster):
+    with cluster.connect("web") as connection:
+        yield lambda *statement: connection.execute(*statement).fetchone()
+
+
+def title(page):
+    return page.locator("main > section:visible h1")
+
+
+@pytest.fixture
+def flow(sql):
+    """A new flow, and a link to it of so many seconds."""
+    def flow(seconds=600):
+        (flow,) = sql("INSERT INTO flows SELECT gen_random_uuid(), 'Harbour Agent', 'Read your calendar' RETURNING id")
+        return flow, link(flow, seconds)
+
+    def link(flow, seconds=600):
+        mint = "SELECT auth.temptoken_mint('oauth2_consent', %s, make_interval(secs => %s))"
+        return f"/consent/{flow}#{sql(mint, (flow, seconds))[0]}"
+
+    flow.link = link
+    return flow
+
+
+def answer(sql, flow):
+    return sql("SELECT answer FROM flows WHERE id = %s", (flow,))[0]
+
+
+def ask(page, method, path, token):
+    """What the API answers to a request of the page's own origin."""
+    return page.evaluate("""async ([method, path, token]) => {
+        const body = method === "PUT" ? JSON.stringify({answer: "approved"}) : undefined;
+        const headers = {"X-Temp-Token": token, "Content-Type": "application/json"};
+        return (await fetch(path, {method, headers, body})).status;
+    }""", [method, path, token])
+
+
+def picture(page, name):
+    if os.environ.get("TEMPTOKEN_WRITE_DOCS"):
+        page.screenshot(path=ROOT / "docs" / f"example-{name}.png")
+
+
+# --- The consent page -------------------------------------------------------------------------------------------------
+
+
+def test_from_the_start_page_to_an_approved_flow(page, sql):
+    page.goto("/")
+    page.get_by_role("button", name="Let an agent ask").click()
+    page.get_by_role("link", name="Open its link").click()
+    expect(title(page)).to_have_text("Harbour Agent asks for access")
+    assert "#" not in page.url, "the address bar has no token any more"
+    flow = page.url.rpartition("/")[2]
+    picture(page, "consent")
+    page.get_by_role("button", name="Approve").click()
+    expect(title(page)).to_have_text("Access approved")
+    picture(page, "approved")
+    assert answer(sql, flow) == "approved"
+    assert sql("SELECT count(*) FROM temptoken.temp_tokens WHERE resource_id = %s", (flow,)) == (0,)
+
+
+def test_the_link_works_once(page, flow, sql):
+    id, link = flow()
+    page.goto(link)
+    page.get_by_role("button", name="Deny").click()
+    expect(title(page)).to_have_text("Access denied")
+    page.goto("about:blank")
+    page.goto(link)
+    expect(title(page)).to_have_text("This link is no longer good")
+    picture(page, "no-longer-good")
+    assert answer(sql, id) == "denied"
+
+
+def test_a_second_click_while_the_first_is_on_its_way_changes_nothing(page, flow, sql):
+    id, link = flow()
+    page.goto(link)
+    page.get_by_role("button", name="Approve").dblclick()
+    expect(title(page)).to_have_text("Access approved")
+    assert answer(sql, id) == "approved"
+
+
+def test_two_tabs_have_one_answer(page, flow, sql):
+    id, link = flow()
+    other = page.context.new_page()
+    for tab in (page, other):
+        tab.goto(link)
+        expect(title(tab)).to_have_text("Harbour Agent asks for access")
+    page.get_by_role("button", name="Approve").click()
+    expect(title(page)).to_have_text("Access approved")
+    other.get_by_role("button", name="Deny").click()
+    expect(title(other)).to_have_text("This link is no longer good")
+    assert answer(sql, id) == "approved"
+
+
+def test_the_back_button_brings_no_token_back(page, flow):
+    _, link = flow()
+    page.goto("/")
+    page.goto(link)
+    expect(title(page)).to_have_text("Harbour Agent asks for access")
+    page.goto("/")
+    page.go_back()
+    expect(title(page)).to_have_text("Please open your link again")
+    assert "#" not in page.url
+    assert not page.evaluate("localStorage.length + sessionStorage.length + document.cookie.length")
+
+
+def test_a_link_that_is_pasted_over_the_page_works(page, flow):
+    id, link = flow()
+    page.goto(f"/consent/{id}")
+    expect(title(page)).to_have_text("Please open your link again")
+    page.evaluate("link => { location.hash = link.split('#')[1]; }", link)
+    expect(title(page)).to_have_text("Harbour Agent asks for access")
+
+
+def test_the_token_of_one_flow_opens_no_other(page, flow, sql):
+    id, link = flow()
+    other, _ = flow()
+    token = link.partition("#")[2]
+    page.goto(f"/consent/{other}#{token}")
+    expect(title(page)).to_have_text("This link is no longer good")
+    assert ask(page, "PUT", f"/api/flows/{other}", token) == 401
+    assert ask(page, "GET", f"/api/flows/{other}", token) == 401
+    assert ask(page, "GET", "/api/sign-in", token) == 401
+    assert (answer(sql, id), answer(sql, other)) == (None, None)
+
+
+def test_scanners_that_open_the_link_first_spend_nothing(page, flow, web, sql):
+    id, link = flow()
+    address, _, token = link.partition("#")
+    for _ in range(3):
+        urllib.request.urlopen(web.url + address).read()
+        api = urllib.request.Request(f"{web.url}/api/flows/{id}", headers={"X-Temp-Token": token})
+        urllib.request.urlopen(api).read()
+    page.goto(link)
+    page.get_by_role("button", name="Approve").click()
+    expect(title(page)).to_have_text("Access approved")
+
+
+def test_a_link_that_expires_while_the_page_is_open_says_so(page, flow, sql):
+    id, link = flow(seconds=3)
+    page.goto(link)
+    expect(title(page)).to_have_text("Harbour Agent asks for access")
+    wait_until("it has expired", lambda: sql("SELECT NOT EXISTS (SELECT FROM temptoken.active_tokens WHERE resource_id = %s)", (id,))[0])
+    page.get_by_role("button", name="Approve").click()
+    expect(title(page)).to_have_text("This link has expired")
+    picture(page, "expired")
+    assert answer(sql, id) is None
+
+
+def test_it_works_by_keyboard_and_on_a_phone(page, flow, sql):
+    page.set_viewport_size({"width": 360, "height": 640})
+    id, link = flow()
+    page.goto(link)
+    expect(title(page)).to_be_focused()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360, "nothing to scroll sideways"
+    heights = [button.bounding_box()["height"] for button in page.get_by_role("button").all()]
+    assert min(heights) >= 44, "a finger can hit them"
+    picture(page, "phone")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("button", name="Approve")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(title(page)).to_have_text("Access approved")
+    assert answer(sql, id) == "approved"
+
+
+# --- The link to sign in ----------------------------------------------------------------------------------------------
+
+
+def mailed(page, address="ann@example.com"):
+    """Asks for a mail to this address; the link in it, or None."""
+    page.goto("/sign-in")
+    page.get_by_label("E-mail").fill(address)
+    page.get_by_role("button", name="Send the link").click()
+    expect(title(page)).to_have_text("Look into your mail")
+    mails = page.request.get("/demo/outbox").json()
+    return mails[0]["link"] if mails and mails[0]["to"] == address else None
+
+
+def test_signing_in_by_a_link(page):
+    link = mailed(page)
+    page.goto(link)
+    expect(title(page)).to_have_text("Welcome back")
+    expect(page.locator("#email")).to_have_text("ann@example.com")
+    picture(page, "sign-in")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("#name")).to_have_text("Ann")
+    cookie = page.context.cookies()[0]
+    assert cookie["httpOnly"] and cookie["sameSite"] == "Lax"
+    page.goto(link)
+    expect(title(page)).to_have_text("This link is no longer good")
+    page.goto("/")
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+
+
+def test_a_scanner_does_not_press_the_button(page, browser, web):
+    link = mailed(page)
+    # One that runs scripts, and waits for what they do.
+    scanner = browser.new_context(base_url=web.url).new_page()
+    scanner.goto(link)
+    expect(title(scanner)).to_have_text("Welcome back")
+    scanner.context.close()
+    page.goto(link)
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("#name")).to_have_text("Ann")
+
+
+def test_only_the_newest_link_works(page):
+    first, second = mailed(page), mailed(page)
+    page.goto(first)
+    expect(title(page)).to_have_text("This link is no longer good")
+    page.goto("about:blank")
+    page.goto(second)
+    expect(title(page)).to_have_text("Welcome back")
+
+
+def test_nobody_learns_who_is_a_user(page):
+    assert mailed(page, "nobody@example.com") is None
+
+
+# --- What all have in common ------------------------------------------------------------------------------------------
+
+
+def test_every_answer_has_the_headers_of_a_page_that_leaks_nothing(page, flow):
+    id, link = flow()
+    for path in ["/", "/sign-in", "/sign-in/link", link.partition("#")[0], f"/api/flows/{id}", "/static/token.js"]:
+        headers = page.request.get(path).headers
+        assert headers["referrer-policy"] == "no-referrer"
+        assert "default-src 'self'" in headers["content-security-policy"]
+        assert "frame-ancestors 'none'" in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+
+
+def test_a_lost_database_does_not_end_a_link(page, flow, cluster):
+    _, link = flow()
+    with cluster.connect() as connection:
+        connection.execute("ALTER ROLE web NOLOGIN")
+        connection.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename = 'web'")
+    try:
+        page.goto(link)
+        expect(title(page)).to_have_text("Something is wrong on our side", timeout=20_000)
+    finally:
+        with cluster.connect() as connection:
+            connection.execute("ALTER ROLE web LOGIN")
+
+    def is_back():
+        page.goto("about:blank")
+        page.goto(link)
+        title(page).wait_for()
+        return title(page).text_content() == "Harbour Agent asks for access"
+
+    wait_until("it works again", is_back)
+
+
+def test_no_log_has_a_token(web, cluster):
+    """Runs last: after all that was clicked."""
+    assert "/api/flows/" in web.printed()
+    assert not TOKEN.search(web.printed())
+    assert not TOKEN.search(cluster.log.read_text())
