@@ -26,6 +26,7 @@ SELECT auth.temptoken_register_scope('flows', ARRAY['POST /flows/{id}/approve'],
 CREATE ROLE app LOGIN;
 GRANT USAGE ON SCHEMA auth TO app;
 GRANT SELECT, UPDATE ON flows TO app;
+SELECT auth.temptoken_grant('app', 'issue');
 SELECT auth.temptoken_grant('app', 'validate');
 """
 
@@ -192,6 +193,18 @@ def test_refusals_are_alike_to_the_stranger(server, mint, cluster):
     assert len(answers) == 1
     for told in ["token_not_found", "token_expired", "route_not_allowed"]:
         wait_until(f"the log tells {told} apart", lambda: f"refused {told}" in server.all_printed())
+
+
+def test_a_ttl_is_of_the_type_that_the_driver_has(server, cluster, request):
+    if "nginx" in request.node.callspec.id:
+        pytest.skip("nginx mints nothing")
+    status, _, body = ask(server, "POST /links/7")
+    token = re.search(r'"token": ?"(\w+)"', body).group(1)
+    assert (status, ask(server, "GET /files/7", token)[0]) == (200, 200)
+    with cluster.connect("middleware") as connection:
+        sql = "SELECT expires_at - created_at FROM temptoken.temp_tokens WHERE scope = 'files' AND resource_id = '7'"
+        assert abs(connection.execute(sql).fetchone()[0].total_seconds() - 900) < 1
+        connection.execute("SELECT auth.temptoken_delete(%s)", (token,))
 
 
 def approved(cluster, flow):

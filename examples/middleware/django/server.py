@@ -6,6 +6,7 @@
 import functools
 import os
 import sys
+from datetime import timedelta
 
 import psycopg.conninfo
 from django.conf import settings
@@ -63,6 +64,13 @@ peeked = guarded("temptoken_peek")
 validated = functools.partial(judge, "temptoken_validate")
 
 
+def mint(resource_id: str) -> str:
+    """A TTL is a timedelta; ids are text."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT auth.temptoken_mint('files', %s, %s)", [resource_id, timedelta(minutes=15)])
+        return cursor.fetchone()[0]
+
+
 def refused(status: str) -> JsonResponse:
     """All refusals are alike to the stranger, and told apart in the log."""
     print("refused", status, file=sys.stderr)
@@ -89,6 +97,10 @@ def approve(request, id):
     return JsonResponse({"approved": token["resource_id"]})
 
 
+def link(request, id):
+    return JsonResponse({"token": mint(id)})
+
+
 given = psycopg.conninfo.conninfo_to_dict(os.environ["DATABASE_URL"])
 settings.configure(
     SECRET_KEY="of the example",
@@ -102,5 +114,6 @@ settings.configure(
 urlpatterns = [
     path("files/", include([path("<str:id>", read)])),
     path("flows/<str:id>/approve", approve),
+    path("links/<str:id>", link),
 ]
 app = get_wsgi_application()

@@ -38,6 +38,12 @@ async function validated(client, request) {
   return (await client.query("SELECT * FROM auth.temptoken_validate($1, $2, $3)", presented(request))).rows[0];
 }
 
+/** A TTL is text, as PostgreSQL reads an interval; a number would be an error. Ids are text. */
+async function mint(resourceId) {
+  const sql = "SELECT auth.temptoken_mint('files', $1, $2) AS token";
+  return (await pool.query(sql, [resourceId, "15 minutes"])).rows[0].token;
+}
+
 /** All refusals are alike to the stranger, and told apart in the log. What is wrong with the database is none. */
 function refuse(error, _request, response, next) {
   const isRefusal = error instanceof Refused || /^TT/.test(error.code);
@@ -87,5 +93,6 @@ app.post("/flows/:id/approve", peeked, async (request, response) => {
   });
   response.json({ approved });
 });
+app.post("/links/:id", async (request, response) => response.json({ token: await mint(request.params.id) }));
 app.use(refuse);
 app.listen(process.env.PORT, "127.0.0.1", () => console.log("listening"));

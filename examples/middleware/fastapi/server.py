@@ -6,6 +6,7 @@
 import logging
 import os
 from contextlib import asynccontextmanager
+from datetime import timedelta
 
 import psycopg
 from fastapi import APIRouter, Depends, FastAPI, Request
@@ -57,6 +58,12 @@ async def validated(connection: psycopg.AsyncConnection, request: Request):
     return await (await connection.execute(sql, presented(request))).fetchone()
 
 
+async def mint(connection: psycopg.AsyncConnection, resource_id: str) -> str:
+    """A TTL is a timedelta; ids are text."""
+    sql = "SELECT auth.temptoken_mint('files', %s, %s)"
+    return (await (await connection.execute(sql, (resource_id, timedelta(minutes=15)))).fetchone())[0]
+
+
 async def refuse(_request: Request, error: Exception) -> JSONResponse:
     """All refusals are alike to the stranger, and told apart in the log. No error of the database is one."""
     sqlstate = getattr(error, "sqlstate", None) or ""
@@ -86,6 +93,12 @@ async def approve(request: Request, fail: bool = False, token=Depends(peeked)):
         if fail:
             raise RuntimeError("the work has failed")
     return {"approved": token.resource_id}
+
+
+@flows.post("/links/{id}")
+async def link(request: Request, id: str):
+    async with request.app.state.pool.connection() as connection:
+        return {"token": await mint(connection, id)}
 
 
 @asynccontextmanager

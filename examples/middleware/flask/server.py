@@ -6,6 +6,7 @@
 import functools
 import os
 import sys
+from datetime import timedelta
 
 import psycopg
 from flask import Blueprint, Flask, g, jsonify, request
@@ -58,6 +59,12 @@ def validated(connection: psycopg.Connection):
     return connection.execute("SELECT * FROM auth.temptoken_validate(%s, %s, %s)", presented()).fetchone()
 
 
+def mint(connection: psycopg.Connection, resource_id: str) -> str:
+    """A TTL is a timedelta; ids are text."""
+    sql = "SELECT auth.temptoken_mint('files', %s, %s)"
+    return connection.execute(sql, (resource_id, timedelta(minutes=15))).fetchone()[0]
+
+
 def refuse(error: Exception):
     """All refusals are alike to the stranger, and told apart in the log. No error of the database is one."""
     sqlstate = getattr(error, "sqlstate", None) or ""
@@ -95,3 +102,9 @@ def approve(id):
         if request.args.get("fail"):
             raise RuntimeError("the work has failed")
     return jsonify(approved=token.resource_id)
+
+
+@app.post("/links/<id>")
+def link(id):
+    with pool.connection() as connection:
+        return jsonify(token=mint(connection, id))

@@ -11,6 +11,7 @@ import (
 	"net/http"
 	"os"
 	"strings"
+	"time"
 
 	"github.com/jackc/pgconn"
 	"github.com/jackc/pgx/v4"
@@ -71,6 +72,13 @@ func validated(tx pgx.Tx, r *http.Request) (token Token, err error) {
 	return token, err
 }
 
+// mint returns a new token. A TTL is a time.Duration; ids are text.
+func mint(ctx context.Context, resourceID string) (token string, err error) {
+	sql := "SELECT auth.temptoken_mint('files', $1, $2)"
+	err = pool.QueryRow(ctx, sql, resourceID, 15*time.Minute).Scan(&token)
+	return token, err
+}
+
 // refuse answers a refusal: all are alike to the stranger, and told apart in the log.
 func refuse(w http.ResponseWriter, status string) {
 	log.Println("refused", status)
@@ -127,6 +135,15 @@ func approve(w http.ResponseWriter, r *http.Request) {
 	fmt.Fprintf(w, `{"approved": %q}`, tokenOf(r).ResourceID)
 }
 
+func link(w http.ResponseWriter, r *http.Request) {
+	token, err := mint(r.Context(), strings.TrimPrefix(r.URL.Path, "/links/"))
+	if err != nil {
+		fail(w, err)
+		return
+	}
+	fmt.Fprintf(w, `{"token": %q}`, token)
+}
+
 func main() {
 	var err error
 	if pool, err = pgxpool.Connect(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
@@ -135,6 +152,7 @@ func main() {
 	mux := http.NewServeMux()
 	mux.Handle("/files/", http.StripPrefix("/files", lettingIn(read)))
 	mux.Handle("/flows/", peeked(approve))
+	mux.HandleFunc("/links/", link)
 	fmt.Println("listening")
 	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), mux))
 }

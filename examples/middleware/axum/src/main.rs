@@ -10,7 +10,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use serde_json::{Value, json};
-use sqlx::{PgConnection, PgPool, postgres::PgPoolOptions};
+use sqlx::postgres::{PgPoolOptions, types::PgInterval};
+use sqlx::{PgConnection, PgPool};
+use std::time::Duration;
 
 // --- To copy: from here ----------------------------------------------------------------------------------------------
 
@@ -45,6 +47,13 @@ impl Presented {
         let (resource_id,) = query.fetch_one(connection).await?;
         Ok(Token { resource_id })
     }
+}
+
+/// A TTL is a PgInterval, made of a Duration; ids are text.
+async fn mint(pool: &PgPool, resource_id: &str) -> Result<String, Refused> {
+    let ttl = PgInterval::try_from(Duration::from_secs(15 * 60)).expect("it has no nanoseconds");
+    let query = sqlx::query_scalar("SELECT auth.temptoken_mint('files', $1, $2)").bind(resource_id).bind(ttl);
+    Ok(query.fetch_one(pool).await?)
 }
 
 enum Refused {
@@ -129,14 +138,18 @@ async fn approve(
     Ok(Json(json!({"approved": token.resource_id})))
 }
 
+async fn link(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<Value>, Refused> {
+    Ok(Json(json!({"token": mint(&pool, &id).await?})))
+}
+
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let [url, port] = ["DATABASE_URL", "PORT"].map(|name| std::env::var(name).expect(name));
-    let pool = PgPoolOptions::new().acquire_timeout(std::time::Duration::from_secs(3)).connect(&url).await?;
+    let pool = PgPoolOptions::new().acquire_timeout(Duration::from_secs(3)).connect(&url).await?;
     let by = |sql| from_fn_with_state(Judge { pool: pool.clone(), sql }, judge);
     let files = Router::new().route("/{id}", get(read)).layer(by(LETTING_IN));
     let flows = Router::new().route("/flows/{id}/approve", post(approve)).route_layer(by(PEEKED));
-    let app = Router::new().nest("/files", files).merge(flows).with_state(pool);
+    let app = Router::new().nest("/files", files).merge(flows).route("/links/{id}", post(link)).with_state(pool);
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
     println!("listening");
     Ok(axum::serve(listener, app).await?)
