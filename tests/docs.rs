@@ -1,4 +1,4 @@
-//! The documentation, checked: README.md and the other pages at the root and in docs/.
+//! The documentation, checked: README.md and the other pages at the root, in docs/, and beside the examples.
 //!
 //! - Every ```sql block is run, block after block, in one psql session a page, on a server of its own. A block that a
 //!   block without a language follows must print just that, an ERROR too. Any other must run without an error. What
@@ -34,7 +34,8 @@ fn read(page: impl AsRef<Path>) -> String {
 fn pages() -> Vec<PathBuf> {
     let of = |dir: &str| fs::read_dir(root().join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     let is_page = |path: &PathBuf| path.extension().is_some_and(|it| it == "md");
-    let mut pages: Vec<_> = [of("."), of("docs")].concat().into_iter().filter(is_page).collect();
+    let dirs = [".", "docs", "examples", "examples/middleware"];
+    let mut pages: Vec<_> = dirs.into_iter().flat_map(of).filter(is_page).collect();
     pages.sort();
     pages.into_iter().map(|path| path.strip_prefix(root()).unwrap().to_owned()).collect()
 }

@@ -244,3 +244,28 @@ def test_no_log_has_a_token(server, mint, cluster):
         ask(server, line, token)
         assert token[35:] not in server.all_printed()
         assert token[35:] not in cluster.log.read_text()
+
+
+# What a row of the README's table says is the path, and the SQLSTATE, as the stack's file has it.
+ROWS = {
+    "fastapi": ['request.scope["raw_path"]', "sqlstate"],
+    "flask": ['environ["RAW_URI"]', 'environ["REQUEST_URI"]', "sqlstate"],
+    "django": ['request.META["RAW_URI"]', 'request.META["REQUEST_URI"]', "error.__cause__", "sqlstate"],
+    "express": ["request.originalUrl", "error.code"],
+    "go": ["r.RequestURI", "errors.As", "pgconn.PgError", "Code"],
+    "axum": ["OriginalUri", "as_database_error", "code()"],
+    "nginx": ["$request_uri", "$request_method"],
+}
+
+
+@pytest.mark.parametrize("stack", ROWS)
+def test_the_readme_says_what_a_stack_does(stack):
+    readme = (ROOT / "README.md").read_text()
+    row, = [line for line in readme.splitlines() if line.startswith("| [") and f"(examples/middleware/{stack}/" in line]
+    file = MIDDLEWARE / stack / re.search(rf"middleware/{stack}/([^)]*)", row).group(1)
+    for word in ROWS[stack]:
+        assert word in row and word in file.read_text()
+
+
+def test_the_readme_has_a_row_for_each_stack():
+    assert set(ROWS) == set(STACKS)
