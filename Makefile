@@ -70,9 +70,19 @@ example: install ## Run the example application, to be clicked: PORT=8080
 	@scripts/example
 
 .PHONY: test-examples
-test-examples: install ## Test the example application in a browser, and each middleware
+test-examples: install test-package ## Test the example application in a browser, each middleware, and the packages
 	@scripts/setup --test-examples
 	@scripts/test-examples
+
+.PHONY: package
+package: build ## Write a Debian package, a tarball, and the zip for PGXN into target/package
+	@scripts/setup --package
+	@scripts/package
+
+.PHONY: test-package
+test-package: package ## Install the Debian package on a Debian without a compiler, and run the regression files there
+	@scripts/setup --test-package
+	@scripts/test-package
 
 .PHONY: test-all
 test-all: ## Run lint and suite on every major that is installed, or on those of PG_CONFIGS="..."

@@ -43,8 +43,9 @@ fn cluster() -> Cluster {
     cluster
 }
 
-/// Runs these tests in `dir` on `cluster`, psql with `environment` set last, so that it wins over what the driver sets.
-fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &str, cluster: &Cluster, out: &str) {
+/// Runs these tests in `dir` on the server with this socket, psql with `environment` set last, so that it wins over what the
+/// driver sets.
+fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &str, socket: &Path, out: &str) {
     assert!(!tests.is_empty());
     let output_dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join(out);
     let _ = fs::remove_dir_all(&output_dir);
@@ -53,7 +54,7 @@ fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &
         .arg(format!("--bindir={}", pg_config("--bindir")))
         .arg(format!("--inputdir={}", dir.display()))
         .arg(format!("--outputdir={}", output_dir.display()))
-        .arg(format!("--host={}", cluster.socket().display()))
+        .arg(format!("--host={}", socket.display()))
         .arg(format!("--launcher=env {environment}"))
         .args(["--user=postgres", "--dbname=regression", "--use-existing"])
         .args(tests)
@@ -69,9 +70,9 @@ fn run_suite(driver: &Path, dir: &Path, tests: &BTreeSet<String>, environment: &
     );
 }
 
-fn regress(tests: &BTreeSet<String>, environment: &str, cluster: &Cluster, out: &str) {
+fn regress(tests: &BTreeSet<String>, environment: &str, socket: &Path, out: &str) {
     if let Some(driver) = driver("regress", "pg_regress") {
-        run_suite(&driver, &tests_dir().join("pg_regress"), tests, environment, cluster, out);
+        run_suite(&driver, &tests_dir().join("pg_regress"), tests, environment, socket, out);
     }
 }
 
@@ -87,12 +88,16 @@ fn every_test_has_its_expected_output_and_none_is_left_over() {
     }
 }
 
-/// All of them, or the one that `make test-sql FILE=…` names.
+/// All of them, or the one that `make test-sql FILE=…` names. TEMPTOKEN_SERVER is the directory of the socket of a server that
+/// runs elsewhere, with the extension in database regression.
 #[test]
 fn regression_files() {
     let named = std::env::var("TEMPTOKEN_SQL_FILE").ok().filter(|file| !file.is_empty());
     let tests = named.map_or_else(regression_tests, |file| BTreeSet::from([file]));
-    regress(&tests, "", &cluster(), "regress");
+    match std::env::var_os("TEMPTOKEN_SERVER") {
+        Some(socket) => regress(&tests, "", Path::new(&socket), "regress"),
+        None => regress(&tests, "", cluster().socket(), "regress"),
+    }
 }
 
 /// The answers do not depend on the settings of whoever asks.
@@ -104,8 +109,8 @@ fn regression_files_under_other_settings() {
                  -c plan_cache_mode=force_custom_plan -c standard_conforming_strings=off \
                  -c escape_string_warning=off -c default_transaction_isolation=serializable \
                  -c enable_indexscan=off -c enable_bitmapscan=off'";
-    regress(&regression_tests(), one, &cluster(), "regress-one");
-    regress(&regression_tests(), other, &cluster(), "regress-other");
+    regress(&regression_tests(), one, cluster().socket(), "regress-one");
+    regress(&regression_tests(), other, cluster().socket(), "regress-other");
 }
 
 /// The first example of scale-out.md makes the table of tokens a partitioned one. What the files say holds there too.
@@ -117,7 +122,7 @@ fn regression_files_on_a_partitioned_table() {
                      FOR VALUES FROM (MINVALUE) TO ('01a00000-0000-0000-0000-000000000000');";
     let cluster = cluster();
     cluster.run_script("regression", &format!("{example}{partition}"));
-    regress(&of_tokens(&["scopes"]), "", &cluster, "regress-partitioned");
+    regress(&of_tokens(&["scopes"]), "", cluster.socket(), "regress-partitioned");
 }
 
 /// As in scale-out.md.
@@ -126,7 +131,7 @@ fn regression_files_on_a_distributed_table() {
     if let Some(citus) = Citus::start("regression", &[]) {
         // The functions that the files make are for the coordinator alone.
         let environment = "PGOPTIONS='-c citus.enable_ddl_propagation=off'";
-        regress(&of_tokens(&[]), environment, &citus.coordinator, "regress-distributed");
+        regress(&of_tokens(&[]), environment, citus.coordinator.socket(), "regress-distributed");
     }
 }
 
@@ -152,7 +157,7 @@ fn of_tokens(others: &[&str]) -> BTreeSet<String> {
 fn isolation_specs() {
     if let Some(driver) = driver("isolation", "pg_isolation_regress") {
         let dir = tests_dir().join("isolation");
-        run_suite(&driver, &dir, &names(&dir.join("specs"), "spec"), "", &cluster(), "isolation");
+        run_suite(&driver, &dir, &names(&dir.join("specs"), "spec"), "", cluster().socket(), "isolation");
     }
 }
 
