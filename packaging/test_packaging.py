@@ -43,7 +43,9 @@ def test_the_zip_has_every_source_and_nothing_else(unpacked):
 
 
 def test_the_tarball_has_what_the_package_has():
-    for package in PACKAGES.glob(f"*_{VERSION}-1_*.deb"):
+    packages = list(PACKAGES.glob(f"*_{VERSION}-1_*.deb"))
+    assert packages
+    for package in packages:
         major = re.match(r"postgresql-(\d+)-", package.name).group(1)
         listed = subprocess.run(["dpkg-deb", "--fsys-tarfile", package], check=True, stdout=subprocess.PIPE).stdout
         tarball, = PACKAGES.glob(f"temptoken-{VERSION}-pg{major}-linux-*.tar.gz")
