@@ -1,4 +1,5 @@
-//! Counters: how often validation has answered what, for each scope, since the server started.
+//! Counters: how often validation has answered what, and what was minted and spent, for each scope, since the server
+//! started. A transaction that is rolled back is counted too.
 //!
 //! Lives here: an array in shared memory, where the library is preloaded. Backends add to it without a lock. May not come
 //! in here: names. A scope has the slot that a hash of database and scope leads to, so that the size is fixed; scopes that
@@ -20,15 +21,17 @@ const SLOTS: usize = 16_384;
 /// Maximum probe distance in the hash table.
 const REACH: usize = 32;
 
-/// The outcomes that are counted of tokens of one scope: ok, and each refusal.
-const OUTCOMES: usize = 1 + Refusal::ALL.len();
+/// The counts of one scope: ok at 0, then each refusal, then these.
+pub const MINTED: usize = 1 + Refusal::ALL.len();
+pub const SPENT: usize = MINTED + 1;
+const COUNTS: usize = SPENT + 1;
 
-/// As large as a cache line, so that counting fetches one.
+/// Aligned to a cache line, so that counting an answer fetches one.
 #[repr(align(64))]
 struct Slot {
     /// Hash of database and scope. 0: the slot is free.
     key: AtomicU64,
-    counts: [AtomicU64; OUTCOMES],
+    counts: [AtomicU64; COUNTS],
 }
 
 struct Counters {
@@ -71,17 +74,28 @@ pub fn init() {
 
 /// Counts an answer about a token of `scope`: `refusal`, or ok if that is `None`. The scope is `None` if it is not known.
 pub fn count(scope: Option<&[u8]>, refusal: Option<Refusal>) {
+    add(scope, refusal.map_or(0, |refusal| 1 + refusal as usize), 1);
+}
+
+/// Adds to one of the counts of `scope`.
+pub fn add(scope: Option<&[u8]>, at: usize, times: u64) {
     if let Some(slot) = slot(scope, true) {
-        slot.counts[refusal.map_or(0, |refusal| 1 + refusal as usize)].fetch_add(1, Ordering::Relaxed);
+        slot.counts[at].fetch_add(times, Ordering::Relaxed);
     }
 }
 
-/// The counts of `scope` by status. `None` where nothing is counted.
-pub fn of(scope: Option<&[u8]>) -> Option<[(&'static str, u64); OUTCOMES]> {
+/// The counts of `scope` by name. `None` where nothing is counted.
+pub fn of(scope: Option<&[u8]>) -> Option<[(&'static str, u64); COUNTS]> {
     counters()?;
     let slot = slot(scope, false);
     let count = |at: usize| slot.map_or(0, |slot| slot.counts[at].load(Ordering::Relaxed));
-    Some(std::array::from_fn(|at| (if at == 0 { "ok" } else { Refusal::ALL[at - 1].name() }, count(at))))
+    let name = |at: usize| match at {
+        0 => "ok",
+        MINTED => "minted",
+        SPENT => "spent",
+        _ => Refusal::ALL[at - 1].name(),
+    };
+    Some(std::array::from_fn(|at| (name(at), count(at))))
 }
 
 fn counters() -> Option<&'static Counters> {

@@ -2,6 +2,7 @@
 //!
 //! Lives here: the order in which mint judges, and what it stores. May not come in here: SQL, rules.
 
+use crate::counters;
 use crate::errors::{Error, Kind};
 use crate::pg::{self, Call, Datum};
 use crate::scope::{MintProblem, Scope};
@@ -55,6 +56,7 @@ pub fn one(call: &Call<'_>, request: &Request<'_>, resource_id: Option<&[u8]>) -
         tokens::replace(mint.scope, resource_id)?;
     }
     tokens::insert(&mint, token.id(), token.digest(), resource_id)?;
+    counters::add(Some(mint.scope), counters::MINTED, 1);
     Ok(text)
 }
 
@@ -88,6 +90,7 @@ pub fn many<'call>(
         tokens::New { id: token.id(), digest: token.digest() }
     };
     tokens::insert_many(call, &mint, pg::list(call, minted.iter().map(new)), value)?;
+    counters::add(Some(mint.scope), counters::MINTED, minted.len() as u64);
     Ok(Pairs {
         resource_ids: pg::list(call, array.elements.iter().map(|id| pg::varlena(id.unwrap_or_default()))),
         tokens: pg::list(call, minted.iter().map(|token| text(token, prefix))),

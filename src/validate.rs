@@ -60,6 +60,7 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
             _ => return Ok(Verdict::Ok(row)),
         }
         if let Some(spent) = tokens::spend(call, &row)? {
+            counters::add(Some(row.scope.bytes), counters::SPENT, 1);
             return judge_spent(call, &token, spent, request);
         }
         // Another transaction was faster: look again. If nothing has changed since the last look, a trigger or rule keeps

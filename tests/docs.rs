@@ -495,7 +495,7 @@ fn imports_run_one_way() {
         ("counters.rs", &["errors", "pg"]),
         ("identity.rs", &["pg", "token", "values"]),
         ("store/", &["errors", "pg", "scope", "token", "values"]),
-        ("mint.rs", &["errors", "pg", "scope", "settings", "store", "token", "values"]),
+        ("mint.rs", &["counters", "errors", "pg", "scope", "settings", "store", "token", "values"]),
         ("validate.rs", &["counters", "errors", "pg", "store", "token"]),
         ("introspection.rs", &["pg", "store"]),
         ("postgrest.rs", &["errors", "pg", "settings", "token", "validate"]),

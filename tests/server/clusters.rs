@@ -7,13 +7,18 @@ use crate::common::{self, Cluster, LAUNCHER, REGISTER, has_tokens, mint, sqlstat
 use postgres::Client;
 
 #[test]
-fn validations_are_counted_by_scope_and_outcome() {
+fn validations_mints_and_spent_uses_are_counted_by_scope() {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
     let mut client = cluster.connect("postgres");
     text(&mut client, REGISTER);
     text(&mut client, "SELECT temptoken_register_scope('once', ARRAY['GET /once'], '1 hour', max_uses => 1)");
     let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
     let once = text(&mut client, "SELECT temptoken_mint('once', 'x', '1 hour')");
+    text(&mut client, "SELECT count(*) FROM temptoken_mint_many('files', '{1,2,3}', '1 hour')");
+    sqlstate(&mut client, "SELECT temptoken_mint('files', '42', '2 hours')");
+    // Minted and spent, and taken back: counted all the same.
+    let rolled_back = "BEGIN; SELECT temptoken_validate(temptoken_mint('once', 'y', '1 hour'), 'GET', '/once'); ROLLBACK";
+    client.batch_execute(rolled_back).unwrap();
     let calls = [(&*token, "/files/42", 3), (&*token, "/files/43", 2), (&*once, "/once", 2), ("nonsense", "/", 4)];
     for (token, path, times) in calls {
         for _ in 0..times {
@@ -33,11 +38,16 @@ fn validations_are_counted_by_scope_and_outcome() {
         ("'files'", "ok", "3"),
         ("'files'", "route_not_allowed", "7"),
         ("'files'", "token_used_up", "0"),
-        ("'once'", "ok", "1"),
+        ("'files'", "minted", "4"),
+        ("'files'", "spent", "0"),
+        ("'once'", "minted", "2"),
+        ("'once'", "spent", "2"),
+        ("'once'", "ok", "2"),
         ("'once'", "token_used_up", "1"),
         ("'once'", "route_not_allowed", "2"),
         ("NULL", "token_not_found", "8"),
         ("NULL", "ok", "0"),
+        ("NULL", "minted", "0"),
     ];
     for (scope, outcome, count) in counted {
         assert_eq!(outcomes(scope, outcome), count, "{scope} {outcome}");
