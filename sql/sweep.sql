@@ -17,10 +17,10 @@ COMMENT ON FUNCTION temptoken.sweep_state() IS
 'What temptoken_sweep_status() says of the background worker, from shared memory';
 
 CREATE FUNCTION temptoken.rows_waiting() RETURNS bigint
-LANGUAGE c VOLATILE SET lock_timeout = '1s'
+LANGUAGE c VOLATILE SET lock_timeout = '100ms'
 AS 'MODULE_PATHNAME', 'temptoken_rows_waiting';
 COMMENT ON FUNCTION temptoken.rows_waiting() IS
-'Tokens that have expired and are not removed yet; NULL when the table or its primary key is locked, or cannot be read';
+'Tokens that have expired and are not removed yet; NULL when the table or an index of it is locked for longer than 0.1 s, or cannot be read';
 
 CREATE FUNCTION temptoken.cron_schedule(command text) RETURNS text
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET lock_timeout = '1s' SET row_security = on
@@ -78,8 +78,8 @@ BEGIN ATOMIC
     FROM temptoken.sweep_state() AS s;
 END;
 COMMENT ON FUNCTION @extschema@.temptoken_sweep_status() IS
-'How sweeping stands in this database. Waits for no lock on the tokens and at most a second for one on the jobs of pg_cron, and answers also when sweeping is broken.
-worker: running (a sweep is going on), waiting (the next one begins at next_start), excluded (a launcher runs, but passes this database over: it is a template, takes no connections, or is not named by temptoken.sweep_databases), standby (this server is one, and sweeps once it is promoted), none (no launcher runs). next_start: when the next sweep is due, for a worker that waits. last_start, last_finish: of the background worker''s last sweep; a sweep that goes on, or has failed, started after it finished last. rows_removed: by the sweep that began at last_start. rows_removed_in_total: by background workers in this database; temptoken_delete_expired(), which pg_cron calls, is not counted. last_error, last_error_at: what last went wrong, and when; it stays when later sweeps go well. A table that is locked counts from the second time in a row; a worker that takes longer than 4 s is ended, and counts; where one has crashed, the database is left alone for an interval. rows_waiting: tokens that have expired and are not removed yet; NULL when the table or its primary key is locked or damaged. preloaded: whether shared_preload_libraries names the library. cron_schedule: of an active job of the pg_cron in this database, as temptoken_schedule_sweep() makes it, that belongs to the owner of temptoken.temp_tokens or to a superuser; NULL when there is none. Jobs of a pg_cron in another database are not seen.
+'How sweeping stands in this database. Waits at most 0.1 s for a lock on the tokens and a second for one on the jobs of pg_cron, and answers also when sweeping is broken.
+worker: running (a sweep is going on), waiting (the next one begins at next_start), excluded (a launcher runs, but passes this database over: it is a template, takes no connections, or is not named by temptoken.sweep_databases), standby (this server is one, and sweeps once it is promoted), none (no launcher runs). next_start: when the next sweep is due, for a worker that waits. last_start, last_finish: of the background worker''s last sweep; a sweep that goes on, or has failed, started after it finished last. rows_removed: by the sweep that began at last_start. rows_removed_in_total: by background workers in this database; temptoken_delete_expired(), which pg_cron calls, is not counted. last_error, last_error_at: what last went wrong, and when; it stays when later sweeps go well. A table that is locked counts from the second time in a row; a worker that takes longer than 4 s is ended, and counts; where one has crashed, the database is left alone for an interval. rows_waiting: tokens that have expired and are not removed yet; NULL when the table or an index of it is locked for longer, or cannot be read. preloaded: whether shared_preload_libraries names the library. cron_schedule: of an active job of the pg_cron in this database, as temptoken_schedule_sweep() makes it, that belongs to the owner of temptoken.temp_tokens or to a superuser; NULL when there is none. Jobs of a pg_cron in another database are not seen.
 What is known of past sweeps begins anew when the server starts. Where the library is preloaded, it survives a crash of a server process.';
 
 CREATE FUNCTION @extschema@.temptoken_sweep_worker_start() RETURNS boolean

@@ -20,7 +20,7 @@ use crate::sweep;
 use crate::token::{Token, TokenId};
 use crate::validate::{Request, Uses, Verdict};
 use crate::values::{Span, TextArray, to_box};
-use crate::{counters, introspection, mint, postgrest, settings, validate};
+use crate::{counters, mint, postgrest, settings, validate};
 
 type Answer = Result<Option<Datum>, Error>;
 type Bytes<'call> = Option<&'call [u8]>;
@@ -283,7 +283,10 @@ fn introspect(call: &Call<'_>, (token,): (Bytes<'_>,)) -> Answer {
         Some(token) => validate::find_active(call, &token)?,
         None => None,
     };
-    Ok(Some(introspection::response(call, active.as_ref())))
+    match active {
+        None => Ok(pg::jsonb(call, r#"{"active": false}"#)?),
+        Some(row) => tokens::describe(call, &row),
+    }
 }
 
 fn find_tokens(call: &Call<'_>, (text,): (Bytes<'_>,)) -> Answer {
@@ -305,29 +308,26 @@ fn find_tokens(call: &Call<'_>, (text,): (Bytes<'_>,)) -> Answer {
     failure.map(|()| None)
 }
 
-/// Live and expired tokens of each scope, and how often validation has answered what.
+/// Live and expired tokens of each scope, and what was counted of it.
 fn stats(call: &Call<'_>, (): ()) -> Answer {
     static ROW: RowType = row_type!(scope Text, live Int8, expired Int8, next_expiry Timestamptz, outcomes Jsonb);
     let names = scopes::names(call)?;
-    let mut counted = Ok(());
+    let (mut counted, mut failure) = (Ok(()), None);
     call.rows(&ROW, |put| {
-        counted = tokens::count_by_scope(names, |row| {
-            put(&[row.datum(1), row.datum(2), row.datum(3), row.datum(4), outcomes(call, row.get::<Text>(1))]);
+        counted = tokens::count_by_scope(names, |row| match counts(call, row.get::<Text>(1)) {
+            Ok(outcomes) => put(&[row.datum(1), row.datum(2), row.datum(3), row.datum(4), outcomes]),
+            Err(error) => failure = Some(error),
         });
     });
-    counted.map(|()| None)
+    counted?;
+    failure.map_or(Ok(None), Err)
 }
 
-/// How often validation has answered what of tokens of `scope`, as a jsonb. `None` if nothing is counted.
-fn outcomes(call: &Call<'_>, scope: Bytes<'_>) -> Option<Datum> {
-    let counts = counters::of(scope)?;
-    let mut json = pg::StringInfo::new(call);
-    for (at, (name, count)) in counts.iter().enumerate() {
-        json.push(if at == 0 { b"{" } else { b"," });
-        let _ = write!(json, "\"{name}\": {count}");
-    }
-    json.push(b"}");
-    Some(json.to_jsonb())
+/// What is counted of `scope`, as a jsonb. `None` if nothing is.
+fn counts(call: &Call<'_>, scope: Bytes<'_>) -> Answer {
+    let Some(counts) = counters::of(scope) else { return Ok(None) };
+    let fields: Vec<_> = counts.iter().map(|(name, count)| format!("\"{name}\": {count}")).collect();
+    Ok(pg::jsonb(call, &format!("{{{}}}", fields.join(", ")))?)
 }
 
 // Sweeping

@@ -7,14 +7,13 @@
 //! there is no PostgreSQL. `sweep` is the background workers, and uses the store like any caller.
 //!
 //! Beside that way: `identity`, the token that a transaction has presented; `counters`, what validation has answered;
-//! `postgrest` and `introspection`, formats of others; `errors`, every refusal and message; `settings`. Below all: `pg`,
-//! the seam to the server; `values`, shapes of SQL values; `memory`, the allocator.
+//! `postgrest`, where a request is in PostgREST's settings; `errors`, every refusal and message; `settings`. Below all:
+//! `pg`, the seam to the server; `values`, shapes of SQL values; `memory`, the allocator.
 
 mod api;
 mod counters;
 mod errors;
 mod identity;
-mod introspection;
 mod memory;
 mod mint;
 mod pg;

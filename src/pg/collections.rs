@@ -1,15 +1,15 @@
-//! Lists, sets, arrays and growing texts in the memory of a call. PostgreSQL frees them, so none has a destructor. Where
+//! Lists, sets, arrays and JSON in the memory of a call. PostgreSQL frees them, so none has a destructor. Where
 //! memory is at its end, 53200 leaves by longjmp.
 
 use std::ffi::{c_char, c_int};
-use std::fmt;
 
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
 use super::call::Call;
-use super::datum::{SqlType as _, Text, palloc_list, varlena};
-use super::ffi::{appendBinaryStringInfo, construct_array, hash_search};
+use super::datum::{SqlType as _, Text, copy_to_cstring, palloc_list, varlena};
+use super::ffi::{construct_array, hash_search};
+use crate::values::OutOfMemory;
 
 /// A list of `values`.
 pub fn list<'call, T: Copy>(_call: &Call<'call>, values: impl ExactSizeIterator<Item = T>) -> &'call mut [T] {
@@ -38,41 +38,11 @@ pub fn array(call: &Call<'_>, elements: impl ExactSizeIterator<Item = Datum>, of
     }
 }
 
-/// A text that grows to at most 1 GB. More is PostgreSQL's error 54000.
-pub struct StringInfo(pg_sys::StringInfoData);
-
-impl StringInfo {
-    /// An empty text.
-    pub fn new(_call: &Call<'_>) -> Self {
-        let mut text = pg_sys::StringInfoData::default();
-        // SAFETY: fills in the structure.
-        unsafe { pg_sys::initStringInfo(&mut text) };
-        Self(text)
-    }
-
-    /// Appends `bytes`.
-    pub fn push(&mut self, bytes: &[u8]) {
-        let length = c_int::try_from(bytes.len()).unwrap_or(c_int::MAX);
-        // SAFETY: the structure was filled in. A length over the limit is an error before anything is copied.
-        unsafe { appendBinaryStringInfo(&mut self.0, bytes.as_ptr().cast(), length) };
-    }
-
-    /// The jsonb that the text stands for, in the database's encoding. 22P02 if it is no JSON.
-    pub fn to_jsonb(&self) -> Datum {
-        // SAFETY: jsonb_in takes a C string, which the text of a StringInfo is (lib/stringinfo.h).
-        unsafe {
-            let argument = Some(Datum::from(self.0.data));
-            pgrx::fcinfo::direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]).unwrap_or(Datum::from(0))
-        }
-    }
-}
-
-impl fmt::Write for StringInfo {
-    /// Always Ok: PostgreSQL raises its errors.
-    fn write_str(&mut self, text: &str) -> fmt::Result {
-        self.push(text.as_bytes());
-        Ok(())
-    }
+/// The jsonb that `json` stands for, which is JSON and ASCII. An error of PostgreSQL's leaves as a panic.
+pub fn jsonb(_call: &Call<'_>, json: &str) -> Result<Option<Datum>, OutOfMemory> {
+    let argument = Some(Datum::from(copy_to_cstring(json.as_bytes())?));
+    // SAFETY: jsonb_in takes a C string.
+    Ok(unsafe { pgrx::fcinfo::direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]) })
 }
 
 /// The field `name` of a JSON object, as a text; the last one if there are several. `None` if there is none, it is null, or

@@ -25,10 +25,6 @@ macro_rules! declare {
 type In<T> = *mut T;
 #[cfg(not(any(feature = "pg15", feature = "pg16")))]
 type In<T> = *const T;
-#[cfg(feature = "pg15")]
-type Bytes = c_char;
-#[cfg(not(feature = "pg15"))]
-type Bytes = c_void;
 
 declare! {
     // Memory and values
@@ -40,7 +36,6 @@ declare! {
         values: *mut *mut Datum, nulls: *mut *mut bool, count: *mut c_int);
     fn construct_array(elements: *mut Datum, count: c_int, element: Oid, length: c_int, by_value: bool,
         align: c_char) -> *mut ArrayType;
-    fn appendBinaryStringInfo(text: StringInfo, bytes: *const Bytes, length: c_int);
     fn tuplestore_putvalues(store: *mut Tuplestorestate, description: TupleDesc, values: In<Datum>, nulls: In<bool>);
     fn hash_search(table: *mut HTAB, key: *const c_void, action: HASHACTION::Type, found: *mut bool) -> *mut c_void;
 

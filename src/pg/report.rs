@@ -106,14 +106,9 @@ pub fn require_memory(bytes: usize) {
 
 /// Sends a NOTICE. It may leave by longjmp.
 pub fn notice(message: &'static CStr, hint: &'static CStr) {
-    // SAFETY: both are C strings, and go through "%s". The callers own no destructors.
-    unsafe {
-        if errstart(PgLogLevel::NOTICE as c_int, ptr::null()) {
-            errmsg_internal(c"%s".as_ptr(), message.as_ptr());
-            errhint(c"%s".as_ptr(), hint.as_ptr());
-            errfinish(c"report.rs".as_ptr(), line!() as c_int, c"notice".as_ptr());
-        }
-    }
+    let report = Report { sqlstate: 0, message: message.as_ptr(), detail: ptr::null(), hint: hint.as_ptr() };
+    // SAFETY: the texts are static. The callers own no destructors.
+    unsafe { report.send(PgLogLevel::NOTICE) }
 }
 
 /// PostgreSQL's `MAKE_SQLSTATE` (utils/elog.h): six bits a character.

@@ -5,6 +5,7 @@ use std::ptr;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::ffi::{self, GetCurrentCommandId, heap_delete};
+use super::guard::of_catalog;
 use super::lock::lock_tuple;
 use super::lookup::{KeyScan, Reader, Tuple, is_of_first_column};
 use super::relation::{Rows, TableChanged, of_table, open, rows_of};
@@ -112,7 +113,7 @@ pub fn deletes_plainly(relation: Oid) -> Result<bool, TableChanged> {
             && !class.relispartition
             && (*table).rd_rules.is_null()
             && !has_triggers
-            && key_to_walk(table).is_some();
+            && can_be_walked(table);
         if plainly {
             pg_sys::CheckCmdReplicaIdentity(table, pg_sys::CmdType::CMD_DELETE);
         }
@@ -120,38 +121,13 @@ pub fn deletes_plainly(relation: Oid) -> Result<bool, TableChanged> {
     })
 }
 
-/// The index of the primary key, if that is the first column alone. The index itself is not locked.
+/// Whether there is a primary key, of the first column alone.
 ///
 /// # Safety
 /// `table` is open.
-unsafe fn key_to_walk(table: pg_sys::Relation) -> Option<Oid> {
-    // SAFETY: by the caller's promise. The cached entry is held while it is read.
+unsafe fn can_be_walked(table: pg_sys::Relation) -> bool {
+    // SAFETY: by the caller's promise.
     unsafe {
-        let index = ffi::primary_key(table);
-        let tuple = pg_sys::SearchSysCache1(pg_sys::SysCacheIdentifier::INDEXRELID as i32, index.into());
-        if tuple.is_null() {
-            return None;
-        }
-        let fits = is_of_first_column(&*pg_sys::GETSTRUCT(tuple).cast());
-        pg_sys::ReleaseSysCache(tuple);
-        fits.then_some(index)
-    }
-}
-
-/// Runs `walk` while table `relation` and its primary key are locked for reading. `None` if that would mean waiting.
-pub fn walk_without_waiting<R>(relation: Oid, walk: impl FnOnce() -> R) -> Option<R> {
-    // SAFETY: each lock that is taken is given back.
-    unsafe {
-        if !pg_sys::ConditionalLockRelationOid(relation, LOCK) {
-            return None;
-        }
-        let key = of_table(relation, |table| key_to_walk(table)).ok().flatten();
-        let key = key.filter(|key| pg_sys::ConditionalLockRelationOid(*key, LOCK));
-        let result = key.map(|_| walk());
-        if let Some(key) = key {
-            pg_sys::UnlockRelationOid(key, LOCK);
-        }
-        pg_sys::UnlockRelationOid(relation, LOCK);
-        result
+        of_catalog(pg_sys::SysCacheIdentifier::INDEXRELID, ffi::primary_key(table), is_of_first_column).unwrap_or(false)
     }
 }

@@ -132,16 +132,10 @@ pub fn lock_to_sweep() -> Lock {
     }
 }
 
-/// How many tokens have expired by `now` (Unix microseconds). `None` if counting means waiting for a lock. Where the table
-/// does not keep its own rows, that is waiting for longer than lock_timeout, which is an error.
+/// How many tokens have expired by `now` (Unix microseconds). `None` where the extension is not in this database.
 pub fn count_expired(now: i64) -> Option<u64> {
-    let sweep = tokens::Sweep::new(now);
-    let table = temp_tokens()?;
-    if pg::rows_of(table) == Rows::Here {
-        pg::walk_without_waiting(table, || sweep.count().ok())?
-    } else {
-        sweep.count_by_statement().ok()
-    }
+    temp_tokens()?;
+    tokens::count_expired(now).ok()
 }
 
 /// The table of tokens, if this database has the extension.

@@ -205,6 +205,19 @@ pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option
     Ok(tuple.and_then(|tuple| row(seen.id, &tuple)))
 }
 
+/// What introspection answers of an active token (RFC 7662, section 2.2). Its times (RFC 7519, section 2, NumericDate) are cut
+/// to seconds, so that neither lies in the future of what is meant.
+pub fn describe<'call>(call: &Call<'call>, row: &TokenRow<'call>) -> Result<Option<Datum>, Error> {
+    static SELECT: Statement = Statement::reading(
+        c"SELECT jsonb_build_object('active', true, 'scope', $1, 'sub', $2, 'jti', $3, 'iat', $4, 'exp', $5)",
+        &[Text::OID, Text::OID, Uuid::OID, Int8::OID, Int8::OID],
+    );
+    let [issued, expires] =
+        [row.created_at, row.expires_at].map(|micros| Some(Datum::from(micros.div_euclid(1_000_000))));
+    let parameters = [Some(row.scope.value), Some(row.resource_id.value), Some(row.id_value), issued, expires];
+    Ok(SELECT.run_for_row(call, TEMP_TOKENS.oid()?, &parameters)?.and_then(|response| response.datum(1)))
+}
+
 /// Deletes the token `id`. Returns whether it existed.
 pub fn delete(id: TokenId) -> Result<bool, Error> {
     static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[Uuid::OID]);
@@ -260,29 +273,6 @@ impl Sweep {
         } else {
             self.step_by_statement(relation, limit)
         }
-    }
-
-    /// How many tokens the walk has before it.
-    pub fn count(&self) -> Result<u64, Error> {
-        let mut count = 0;
-        pg::walk(TEMP_TOKENS.oid()?, &self.range(), |row| {
-            count += u64::from(self.has_expired(row.tuple()));
-            true
-        })?;
-        Ok(count)
-    }
-
-    /// As [`Self::count`], where the table does not keep its own rows.
-    pub fn count_by_statement(&self) -> Result<u64, Error> {
-        static SELECT: Statement = Statement::reading(
-            c"SELECT count(*) FROM temptoken.temp_tokens WHERE id > $1 AND id <= $2 AND expires_at <= $3",
-            &[Uuid::OID, Uuid::OID, Timestamptz::OID],
-        );
-        let range = self.range();
-        let parameters = [Some(pg::uuid(&range.after)), Some(pg::uuid(&range.to)), Some(pg::timestamptz(self.before))];
-        let mut count = 0;
-        SELECT.run_for_rows(TEMP_TOKENS.oid()?, &parameters, |row| count = row.get::<Int8>(1).unwrap_or(0))?;
-        Ok(count as u64)
     }
 
     /// Ids bound the walk; `has_expired` decides.
@@ -366,6 +356,18 @@ impl Sweep {
         self.after = TokenId::from_bytes(to);
         Ok(Step { removed, is_last: last.is_none() })
     }
+}
+
+/// How many tokens have expired by `now` (Unix microseconds).
+pub fn count_expired(now: i64) -> Result<u64, Error> {
+    static SELECT: Statement = Statement::reading(
+        c"SELECT count(*) FROM temptoken.temp_tokens WHERE id <= $1 AND expires_at <= $2",
+        &[Uuid::OID, Timestamptz::OID],
+    );
+    let parameters = [Some(pg::uuid(&Sweep::new(now).range().to)), Some(pg::timestamptz(now))];
+    let mut count = 0;
+    SELECT.run_for_rows(TEMP_TOKENS.oid()?, &parameters, |row| count = row.get::<Int8>(1).unwrap_or(0))?;
+    Ok(count as u64)
 }
 
 /// Counts live and expired tokens by scope. Calls `visit` with a row for each scope in `names`, a text[], for each other

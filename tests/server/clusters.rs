@@ -17,7 +17,8 @@ fn validations_mints_and_spent_uses_are_counted_by_scope() {
     text(&mut client, "SELECT count(*) FROM temptoken_mint_many('files', '{1,2,3}', '1 hour')");
     sqlstate(&mut client, "SELECT temptoken_mint('files', '42', '2 hours')");
     // Minted and spent, and taken back: counted all the same.
-    let rolled_back = "BEGIN; SELECT temptoken_validate(temptoken_mint('once', 'y', '1 hour'), 'GET', '/once'); ROLLBACK";
+    let rolled_back =
+        "BEGIN; SELECT temptoken_validate(temptoken_mint('once', 'y', '1 hour'), 'GET', '/once'); ROLLBACK";
     client.batch_execute(rolled_back).unwrap();
     let calls = [(&*token, "/files/42", 3), (&*token, "/files/43", 2), (&*once, "/once", 2), ("nonsense", "/", 4)];
     for (token, path, times) in calls {
