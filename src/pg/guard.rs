@@ -19,6 +19,7 @@ use std::sync::OnceLock;
 use pgrx::pg_sys::{self, Oid};
 
 use super::ffi;
+use super::relation::of_catalog;
 use super::report::Report;
 
 /// A bit of our own in the security context (miscadmin.h), set while we act as an owner. PostgreSQL restores it with the
@@ -176,27 +177,6 @@ unsafe fn refuse_temporary_tables(tables: *mut pg_sys::List) {
         {
             refuse(|refusals| refusals.temporary_table);
         }
-    }
-}
-
-/// What `ask` answers about the row `key` of a catalog. `None` if there is none.
-///
-/// # Safety
-/// Within a transaction. The cache has rows of type `Row`, found by one oid. An error leaves by longjmp.
-pub(super) unsafe fn of_catalog<Row, R>(
-    cache: pg_sys::SysCacheIdentifier::Type,
-    key: Oid,
-    ask: impl FnOnce(&Row) -> R,
-) -> Option<R> {
-    // SAFETY: by the caller's promise. The cached row is held while it is read.
-    unsafe {
-        let tuple = ffi::SearchSysCache1(cache as c_int, key.into());
-        if tuple.is_null() {
-            return None;
-        }
-        let answer = ask(&*pg_sys::GETSTRUCT(tuple).cast());
-        ffi::ReleaseSysCache(tuple);
-        Some(answer)
     }
 }
 

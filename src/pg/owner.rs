@@ -7,9 +7,9 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::guard::{ACTING_AS_OWNER, of_catalog, refuse_temporary_types};
+use super::guard::{ACTING_AS_OWNER, refuse_temporary_types};
 use super::lock::lock_and_get_owner;
-use super::relation::{TableChanged, of_table};
+use super::relation::{TableChanged, of_catalog, of_table};
 
 /// The language c (catalog/pg_language.dat).
 const LANGUAGE_C: Oid = Oid::from_u32(13);

@@ -1,4 +1,4 @@
-//! Tables: found by name, described, and watched for changes.
+//! Tables and rows of catalogs: found, described, and watched for changes.
 
 use std::ffi::{CStr, c_int};
 use std::ptr;
@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::guard::of_catalog;
+use super::ffi;
 
 /// The table was dropped, or is not the one any more that the caller takes it for.
 #[derive(Clone, Copy, Debug)]
@@ -31,6 +31,27 @@ pub(super) fn of_table<R>(relation: Oid, ask: impl FnOnce(pg_sys::Relation) -> R
         let answer = ask(table);
         pg_sys::relation_close(table, lock);
         Ok(answer)
+    }
+}
+
+/// What `ask` answers about the row `key` of a catalog. `None` if there is none.
+///
+/// # Safety
+/// Within a transaction. The cache has rows of type `Row`, found by one oid. An error leaves by longjmp.
+pub(super) unsafe fn of_catalog<Row, R>(
+    cache: pg_sys::SysCacheIdentifier::Type,
+    key: Oid,
+    ask: impl FnOnce(&Row) -> R,
+) -> Option<R> {
+    // SAFETY: by the caller's promise. The cached row is held while it is read.
+    unsafe {
+        let tuple = ffi::SearchSysCache1(cache as c_int, key.into());
+        if tuple.is_null() {
+            return None;
+        }
+        let answer = ask(&*pg_sys::GETSTRUCT(tuple).cast());
+        ffi::ReleaseSysCache(tuple);
+        Some(answer)
     }
 }
 

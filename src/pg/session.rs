@@ -11,6 +11,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder, pg_sys};
 use super::call::Call;
 use super::datum::{copy_bytes, to_unix};
 use super::ffi;
+use super::relation::of_catalog;
 use crate::values::OutOfMemory;
 
 /// The clock, in Unix microseconds.
@@ -27,17 +28,8 @@ pub fn in_recovery() -> bool {
 
 /// What `ask` answers about the row of this database in pg_database. False if there is none.
 pub fn of_database(ask: impl FnOnce(&pg_sys::FormData_pg_database) -> bool) -> bool {
-    // SAFETY: within a transaction. The cached entry is held while it is read.
-    unsafe {
-        let cache = pg_sys::SysCacheIdentifier::DATABASEOID as i32;
-        let tuple = pg_sys::SearchSysCache1(cache, pg_sys::MyDatabaseId.into());
-        if tuple.is_null() {
-            return false;
-        }
-        let answer = ask(&*pg_sys::GETSTRUCT(tuple).cast());
-        pg_sys::ReleaseSysCache(tuple);
-        answer
-    }
+    // SAFETY: within a transaction.
+    unsafe { of_catalog(pg_sys::SysCacheIdentifier::DATABASEOID, pg_sys::MyDatabaseId, ask).unwrap_or(false) }
 }
 
 pub fn database_oid() -> u32 {

@@ -5,10 +5,9 @@ use std::ptr;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::ffi::{self, GetCurrentCommandId, heap_delete};
-use super::guard::of_catalog;
 use super::lock::lock_tuple;
 use super::lookup::{KeyScan, Reader, Tuple, is_of_first_column};
-use super::relation::{Rows, TableChanged, of_table, open, rows_of};
+use super::relation::{Rows, TableChanged, of_catalog, of_table, open, rows_of};
 use super::session::check_for_interrupts;
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
