@@ -5,8 +5,9 @@
 //! - A statement that names another role's temporary table is refused. It is looked at when it is parsed, when it is planned
 //!   and when it starts. Planning may call functions, for constants and estimates; and a plan that the caller has made
 //!   before, under the same search path, is not parsed again.
-//! - Types are looked up in too many places to be refused one by one. So where a table has code, nothing is done as its
-//!   owner while the temporary schema has a type that another role has made, or a table with a column of such a type.
+//! - Types are looked up in too many places to be refused one by one. So nothing is written as the owner while the temporary
+//!   schema has a type that another role has made, or a table with a column of such a type. That a table seems to have no
+//!   code makes no difference: a replaced constraint, an index or a column's type may bring it.
 //!
 //! Our own statements name the table, and a schema can be renamed at any moment, without a lock. So the same look at a
 //! parsed statement makes sure that the name has led to the table whose owner we act as.

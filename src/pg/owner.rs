@@ -9,10 +9,7 @@ use pgrx::pg_sys::{self, Oid};
 
 use super::guard::{ACTING_AS_OWNER, refuse_temporary_types};
 use super::lock::lock_and_get_owner;
-use super::relation::{TableChanged, of_catalog, of_table};
-
-/// The language c (catalog/pg_language.dat).
-const LANGUAGE_C: Oid = Oid::from_u32(13);
+use super::relation::TableChanged;
 
 const SEARCH_PATH: &CStr = c"pg_catalog, pg_temp";
 
@@ -28,39 +25,12 @@ pub(super) unsafe fn as_owner<R>(
     // SAFETY: by the caller's promise.
     unsafe {
         let owner = lock_and_get_owner(relation, lock)?;
-        if has_code(relation)? {
+        // Reading a table runs nothing of its owner's: policies are left out, and a view is no table.
+        if lock != pg_sys::AccessShareLock as pg_sys::LOCKMODE {
             refuse_temporary_types(owner);
         }
         Ok(as_user(owner, work))
     }
-}
-
-/// Whether anything on table `relation` may run code that is not the extension's own: triggers and rules, and more checks,
-/// defaults or indexes than the extension's tables come with.
-fn has_code(relation: Oid) -> Result<bool, TableChanged> {
-    const CHECKS: u16 = 1;
-    const DEFAULTS: u16 = 1;
-    const INDEXES: i32 = 2;
-    // SAFETY: the table is open. There are as many triggers as numtriggers says.
-    of_table(relation, |table| unsafe {
-        let in_c = |trigger: &pg_sys::Trigger| {
-            let language =
-                of_catalog(pg_sys::SysCacheIdentifier::PROCOID, trigger.tgfoid, |row: &pg_sys::FormData_pg_proc| {
-                    row.prolang
-                });
-            !trigger.tgisinternal && language == Some(LANGUAGE_C)
-        };
-        let has_triggers = (*table).trigdesc.as_ref().is_some_and(|triggers| {
-            !std::slice::from_raw_parts(triggers.triggers, triggers.numtriggers as usize).iter().all(in_c)
-        });
-        let constraints = (*(*table).rd_att).constr.as_ref();
-        let indexes = pg_sys::RelationGetIndexList(table).as_ref().map_or(0, |list| list.length);
-        has_triggers
-            || !(*table).rd_rules.is_null()
-            || constraints.is_some_and(|has| has.num_check > CHECKS || has.num_defval > DEFAULTS)
-            || indexes > INDEXES
-            || (*(*table).rd_rel).relkind as u8 != pg_sys::RELKIND_RELATION
-    })
 }
 
 /// Runs `work` as `user`, without the row-level security of its tables, as foreign keys are checked (ri_triggers.c), and

@@ -279,11 +279,31 @@ CREATE FUNCTION public.regress_mint_for_thief() RETURNS integer LANGUAGE sql SEC
 SET ROLE regress_thief;
 SELECT public.regress_mint_for_thief();
 RESET ROLE;
--- Where the tables have no code, there is nothing that could take it for a type of its own.
+-- Code that does not look like it: an index in the place of the extension's own, which takes the thief's domain for a type.
 DROP TRIGGER audit ON temptoken.temp_tokens;
-SELECT public.regress_mint_as_thief() AS without_code;
+DELETE FROM temptoken.temp_tokens;
+SET ROLE regress_thief;
+CREATE TEMP TABLE audit_entry (operation regress_thief.audited);
+RESET ROLE;
+CREATE FUNCTION public.regress_indexed(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    entry audit_entry%ROWTYPE;
+BEGIN
+    SELECT $1 INTO entry;
+    RETURN entry.operation;
+END $$;
+DROP INDEX temptoken.temp_tokens_scope_resource_id_idx;
+CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, (public.regress_indexed(resource_id)));
+SELECT public.regress_mint_as_thief();
+DROP INDEX temptoken.temp_tokens_scope_resource_id_idx;
+CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, resource_id);
+-- Reading runs no code.
+SET ROLE regress_thief;
+SELECT count(*) > 0 AS read FROM public.temptoken_stats();
+RESET ROLE;
 CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.audit();
-DROP TABLE pg_temp.audit_log;
+DROP TABLE pg_temp.audit_log, pg_temp.audit_entry;
+DROP FUNCTION public.regress_indexed;
 DROP FUNCTION public.regress_mint_for_thief, public.collect;
 SELECT count(*) AS stolen FROM public.stolen;
 -- The owner's own temporary table is the owner's.
