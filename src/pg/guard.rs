@@ -4,7 +4,7 @@
 //!
 //! - A statement that names another role's temporary table is refused. It is looked at when it is parsed, when it is planned
 //!   and when it starts. Planning may call functions, for constants and estimates; and a plan that the caller has made
-//!   before, under the same search path, is not parsed again.
+//!   before, under the same search path, is not parsed again. TRUNCATE is none of that, and looked at by itself.
 //! - Types are looked up in too many places to be refused one by one. So nothing is written as the owner while the temporary
 //!   schema has a type that another role has made, or a table with a column of such a type. That a table seems to have no
 //!   code makes no difference: a replaced constraint, an index or a column's type may bring it.
@@ -13,7 +13,7 @@
 //! parsed statement makes sure that the name has led to the table whose owner we act as.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_char, c_int, c_void};
 use std::ptr;
 use std::sync::OnceLock;
 
@@ -58,6 +58,7 @@ static REFUSALS: OnceLock<Refusals> = OnceLock::new();
 static NEXT_PARSE: OnceLock<pg_sys::post_parse_analyze_hook_type> = OnceLock::new();
 static NEXT_PLAN: OnceLock<pg_sys::planner_hook_type> = OnceLock::new();
 static NEXT_START: OnceLock<pg_sys::ExecutorStart_hook_type> = OnceLock::new();
+static NEXT_ACCESS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
 
 /// Has every statement looked at that is parsed, planned or started while we act as an owner. Call this once a process.
 pub fn guard_owner(refusals: Refusals) {
@@ -70,6 +71,8 @@ pub fn guard_owner(refusals: Refusals) {
             pg_sys::planner_hook = Some(check_and_plan);
             _ = NEXT_START.set(pg_sys::ExecutorStart_hook);
             pg_sys::ExecutorStart_hook = Some(check_and_start);
+            _ = NEXT_ACCESS.set(pg_sys::object_access_hook);
+            pg_sys::object_access_hook = Some(check_access);
         }
     }
 }
@@ -134,6 +137,24 @@ unsafe extern "C-unwind" fn check_and_start(query: *mut pg_sys::QueryDesc, flags
     }
 }
 
+unsafe extern "C-unwind" fn check_access(
+    access: pg_sys::ObjectAccessType::Type,
+    class: Oid,
+    object: Oid,
+    part: c_int,
+    argument: *mut c_void,
+) {
+    // SAFETY: PostgreSQL passes an object that it has looked up. Only tables are truncated.
+    unsafe {
+        if access == pg_sys::ObjectAccessType::OAT_TRUNCATE && acting_as_owner().is_some() && is_of_another(object) {
+            refuse(|refusals| refusals.temporary_table);
+        }
+        if let Some(next) = NEXT_ACCESS.get().copied().flatten() {
+            next(access, class, object, part, argument);
+        }
+    }
+}
+
 /// The role that we act as, while we act as the owner of a table.
 fn acting_as_owner() -> Option<Oid> {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
@@ -168,17 +189,26 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
 /// # Safety
 /// As of [`oids`]. An error leaves by longjmp.
 unsafe fn refuse_temporary_tables(tables: *mut pg_sys::List) {
-    let is_of_another = |class: &pg_sys::FormData_pg_class| {
-        class.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP && acting_as_owner() != Some(class.relowner)
-    };
     // SAFETY: by the caller's promise.
     unsafe {
-        if oids(tables)
-            .any(|table| of_catalog(pg_sys::SysCacheIdentifier::RELOID, table, is_of_another).unwrap_or(false))
-        {
+        if oids(tables).any(|table| is_of_another(table)) {
             refuse(|refusals| refusals.temporary_table);
         }
     }
+}
+
+/// Whether a table is a temporary one of a role other than the one that we act as.
+///
+/// # Safety
+/// As of [`refuse_temporary_types`].
+unsafe fn is_of_another(table: Oid) -> bool {
+    // SAFETY: by the caller's promise.
+    let answer = unsafe {
+        of_catalog(pg_sys::SysCacheIdentifier::RELOID, table, |class: &pg_sys::FormData_pg_class| {
+            class.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP && acting_as_owner() != Some(class.relowner)
+        })
+    };
+    answer.unwrap_or(false)
 }
 
 /// The catalog pg_depend, which pgrx has no bindings of: its oid, that of its index on what is depended on, and its first

@@ -261,6 +261,19 @@ SELECT public.regress_mint_as_thief();
 SELECT acting, count(*) FROM audit_log GROUP BY acting;
 DROP TABLE audit_log;
 DELETE FROM public.stolen WHERE acting = 'regress_thief';
+-- TRUNCATE is no statement that is planned, and calls triggers too.
+SET ROLE regress_thief;
+CREATE TEMP TABLE audit_log (operation text);
+CREATE TRIGGER steal BEFORE TRUNCATE ON audit_log FOR EACH STATEMENT EXECUTE FUNCTION regress_thief.steal();
+RESET ROLE;
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    TRUNCATE audit_log;
+    RETURN NULL;
+END $$;
+SELECT public.regress_mint_as_thief();
+SELECT count(*) AS stolen FROM public.stolen;
+DROP TABLE pg_temp.audit_log;
 -- A row type with a domain is a type too, and whoever calls on the way makes no difference.
 SET ROLE regress_thief;
 CREATE DOMAIN regress_thief.audited AS text CHECK (regress_thief.checked(VALUE));
