@@ -34,7 +34,7 @@ fn read(page: impl AsRef<Path>) -> String {
 fn pages() -> Vec<PathBuf> {
     let of = |dir: &str| fs::read_dir(root().join(dir)).unwrap().map(|entry| entry.unwrap().path()).collect::<Vec<_>>();
     let is_page = |path: &PathBuf| path.extension().is_some_and(|it| it == "md");
-    let dirs = [".", "docs", "examples", "examples/middleware"];
+    let dirs = [".", "docs", "docs/how-to", "examples", "examples/middleware"];
     let mut pages: Vec<_> = dirs.into_iter().flat_map(of).filter(is_page).collect();
     pages.sort();
     pages.into_iter().map(|path| path.strip_prefix(root()).unwrap().to_owned()).collect()
