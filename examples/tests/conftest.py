@@ -17,6 +17,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
+# What the tests build and install, so that nothing of it comes into the sources.
+BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "examples"
 PATIENCE = 60
 
 
@@ -26,6 +28,10 @@ def wait_until(what, ask):
         assert time.monotonic() - begun < PATIENCE, f"waited {PATIENCE} s in vain until {what}"
         time.sleep(0.05)
     return found
+
+
+def run(*command, directory, **environment):
+    subprocess.run(command, check=True, cwd=directory, env={**os.environ, **environment})
 
 
 class Cluster:

@@ -1,18 +1,16 @@
 """Each middleware on a real cluster, with request lines that a client library would not send as they are."""
 
 import json
-import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 import pytest
 
-from conftest import EXAMPLES, ROOT, Server, free_port, wait_until
+from conftest import BUILT, EXAMPLES, ROOT, Server, free_port, run, wait_until
 
 MIDDLEWARE = EXAMPLES / "middleware"
 
@@ -32,11 +30,6 @@ SELECT auth.temptoken_grant('app', 'validate');
 
 
 VENV = Path(sys.executable).parent
-BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "examples"
-
-
-def run(*command, directory, **environment):
-    subprocess.run(command, check=True, cwd=directory, env={**os.environ, **environment})
 
 
 def uvicorn(directory, environment):
