@@ -57,13 +57,9 @@ table! {
         "Mint them in several calls.";
     OutOfMemory: "out_of_memory", b"53200", "out of memory",
         "Pass less at a time.";
-    TemporaryTable: "insufficient_privilege", b"42501",
-        "code on the extension's tables names a temporary table of this session",
-        "Triggers, rules and constraints on the tables of schema temptoken must qualify what they name, such as \
-         public.audit_log.";
-    TemporaryType: "insufficient_privilege", b"42501",
-        "this session has a temporary type, or a temporary table with a domain or the like, of an ordinary role",
-        "Drop it (DISCARD TEMP). Code on the extension's tables runs with their owner's rights, and could take it for a \
+    TemporaryObject: "insufficient_privilege", b"42501",
+        "this session has a temporary table or type of an ordinary role, and the extension's tables have code of their owner's",
+        "Drop it (DISCARD TEMP). A trigger, rule or the like runs with the owner's rights, and could take it for a table or \
          type of its own.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
         "Check that the getrandom system call is permitted to the server.";

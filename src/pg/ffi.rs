@@ -78,9 +78,6 @@ declare! {
         crosscheck_snapshot: Snapshot, read_only: bool, fire_triggers: bool, row_limit: c_long) -> c_int;
 
     // What hooks call. An error there must not become a panic, which C does not expect.
-    fn standard_planner(query: *mut Query, text: *const c_char, options: c_int,
-        parameters: ParamListInfo) -> *mut PlannedStmt;
-    fn standard_ExecutorStart(query: *mut QueryDesc, flags: c_int);
     fn extract_query_dependencies(query: *mut Node, tables: *mut *mut List, others: *mut *mut List,
         has_row_security: *mut bool);
     fn SearchSysCache1(cache: c_int, key: Datum) -> HeapTuple;

@@ -1,36 +1,35 @@
 //! What is refused while we act as the owner of a table.
 //!
-//! No search path hides the session's temporary schema, which holds tables and types:
+//! No search path hides the session's temporary schema. Code of the owner's that does not qualify a name takes a table or type
+//! there for its own, with the triggers, defaults, checks and casts that it has. So where a table has code, nothing is
+//! written as its owner while the temporary schema has a table or type of another role.
 //!
-//! - A statement that names another role's temporary table is refused. It is looked at when it is parsed, when it is planned
-//!   and when it starts. Planning may call functions, for constants and estimates; and a plan that the caller has made
-//!   before, under the same search path, is not parsed again. TRUNCATE is none of that, and looked at by itself.
-//! - Types are looked up in too many places to be refused one by one. So nothing is written as the owner while the temporary
-//!   schema has a type that another role has made, or a table with a column of such a type. That a table seems to have no
-//!   code makes no difference: a replaced constraint, an index or a column's type may bring it.
-//!
-//! Our own statements name the table, and a schema can be renamed at any moment, without a lock. So the same look at a
-//! parsed statement makes sure that the name has led to the table whose owner we act as.
+//! Our own statements name the table, and a schema can be renamed at any moment, without a lock. So a look at each parsed
+//! statement of ours makes sure that the name has led to the table whose owner we act as.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int, c_void};
+use std::ffi::{CStr, c_char, c_int};
 use std::ptr;
+use std::slice;
 use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Oid};
 
 use super::ffi;
-use super::relation::of_catalog;
+use super::relation::{TableChanged, of_catalog, of_table};
 use super::report::Report;
 
 /// A bit of our own in the security context (miscadmin.h), set while we act as an owner. PostgreSQL restores it with the
 /// user when a transaction or savepoint is rolled back.
 pub(super) const ACTING_AS_OWNER: c_int = 1 << 24;
 
-/// The errors for a temporary table, for a temporary type, and for a name that leads to another table.
-pub struct Refusals {
-    pub temporary_table: fn() -> Report,
-    pub temporary_type: fn() -> Report,
+/// What the guard has to be told.
+pub struct Guard {
+    /// The triggers, checks and columns with a default that the extension's tables come with.
+    pub own: &'static [&'static CStr],
+    /// The error for what another role has in the temporary schema.
+    pub temporary_object: fn() -> Report,
+    /// The error for a name that leads to another table.
     pub other_table: fn() -> Report,
 }
 
@@ -54,34 +53,25 @@ pub(super) fn naming_only<R>(sql: &'static CStr, table: Oid, work: impl FnOnce()
     result
 }
 
-static REFUSALS: OnceLock<Refusals> = OnceLock::new();
+static GUARD: OnceLock<Guard> = OnceLock::new();
 static NEXT_PARSE: OnceLock<pg_sys::post_parse_analyze_hook_type> = OnceLock::new();
-static NEXT_PLAN: OnceLock<pg_sys::planner_hook_type> = OnceLock::new();
-static NEXT_START: OnceLock<pg_sys::ExecutorStart_hook_type> = OnceLock::new();
-static NEXT_ACCESS: OnceLock<pg_sys::object_access_hook_type> = OnceLock::new();
 
-/// Has every statement looked at that is parsed, planned or started while we act as an owner. Call this once a process.
-pub fn guard_owner(refusals: Refusals) {
-    if REFUSALS.set(refusals).is_ok() {
+/// Has our statements looked at when they are parsed. Call this once a process.
+pub fn guard_owner(guard: Guard) {
+    if GUARD.set(guard).is_ok() {
         // SAFETY: the library is being loaded.
         unsafe {
             _ = NEXT_PARSE.set(pg_sys::post_parse_analyze_hook);
             pg_sys::post_parse_analyze_hook = Some(check_parsed);
-            _ = NEXT_PLAN.set(pg_sys::planner_hook);
-            pg_sys::planner_hook = Some(check_and_plan);
-            _ = NEXT_START.set(pg_sys::ExecutorStart_hook);
-            pg_sys::ExecutorStart_hook = Some(check_and_start);
-            _ = NEXT_ACCESS.set(pg_sys::object_access_hook);
-            pg_sys::object_access_hook = Some(check_access);
         }
     }
 }
 
 /// Raises a refusal, which leaves by longjmp.
-unsafe fn refuse(which: impl Fn(&Refusals) -> fn() -> Report) {
-    if let Some(refusals) = REFUSALS.get() {
+unsafe fn refuse(which: impl Fn(&Guard) -> fn() -> Report) {
+    if let Some(guard) = GUARD.get() {
         // SAFETY: the callers own no destructor.
-        unsafe { which(refusals)().throw() }
+        unsafe { which(guard)().throw() }
     }
 }
 
@@ -92,17 +82,14 @@ unsafe extern "C-unwind" fn check_parsed(
 ) {
     // SAFETY: PostgreSQL passes a statement after its names were looked up.
     unsafe {
-        if acting_as_owner().is_some() {
-            let tables = tables_of(query);
-            refuse_temporary_tables(tables);
-            let text = (*state).p_sourcetext;
-            if let Some(ours) = RUNNING.get()
-                && !text.is_null()
-                && CStr::from_ptr(text) == ours.sql
-                && oids(tables).any(|table| table != ours.table)
-            {
-                refuse(|refusals| refusals.other_table);
-            }
+        let text = (*state).p_sourcetext;
+        if let Some(ours) = RUNNING.get()
+            && is_acting_as_owner()
+            && !text.is_null()
+            && CStr::from_ptr(text) == ours.sql
+            && names_another(query, ours.table)
+        {
+            refuse(|guard| guard.other_table);
         }
         if let Some(next) = NEXT_PARSE.get().copied().flatten() {
             next(state, query, jumble);
@@ -110,68 +97,24 @@ unsafe extern "C-unwind" fn check_parsed(
     }
 }
 
-unsafe extern "C-unwind" fn check_and_plan(
-    query: *mut pg_sys::Query,
-    text: *const c_char,
-    options: c_int,
-    parameters: pg_sys::ParamListInfo,
-) -> *mut pg_sys::PlannedStmt {
-    // SAFETY: PostgreSQL passes a statement after it was rewritten.
-    unsafe {
-        if acting_as_owner().is_some() {
-            refuse_temporary_tables(tables_of(query));
-        }
-        let next = NEXT_PLAN.get().copied().flatten().unwrap_or(ffi::standard_planner);
-        next(query, text, options, parameters)
-    }
-}
-
-unsafe extern "C-unwind" fn check_and_start(query: *mut pg_sys::QueryDesc, flags: c_int) {
-    // SAFETY: PostgreSQL passes a planned statement.
-    unsafe {
-        if acting_as_owner().is_some() {
-            refuse_temporary_tables((*(*query).plannedstmt).relationOids);
-        }
-        let next = NEXT_START.get().copied().flatten().unwrap_or(ffi::standard_ExecutorStart);
-        next(query, flags);
-    }
-}
-
-unsafe extern "C-unwind" fn check_access(
-    access: pg_sys::ObjectAccessType::Type,
-    class: Oid,
-    object: Oid,
-    part: c_int,
-    argument: *mut c_void,
-) {
-    // SAFETY: PostgreSQL passes an object that it has looked up. Only tables are truncated.
-    unsafe {
-        if access == pg_sys::ObjectAccessType::OAT_TRUNCATE && acting_as_owner().is_some() && is_of_another(object) {
-            refuse(|refusals| refusals.temporary_table);
-        }
-        if let Some(next) = NEXT_ACCESS.get().copied().flatten() {
-            next(access, class, object, part, argument);
-        }
-    }
-}
-
-/// The role that we act as, while we act as the owner of a table.
-fn acting_as_owner() -> Option<Oid> {
+fn is_acting_as_owner() -> bool {
     let (mut user, mut context) = (pg_sys::InvalidOid, 0);
     // SAFETY: reads variables of the backend.
     unsafe { pg_sys::GetUserIdAndSecContext(&mut user, &mut context) };
-    (context & ACTING_AS_OWNER != 0).then_some(user)
+    context & ACTING_AS_OWNER != 0
 }
 
-/// A list of every table that a statement names, at any depth.
+/// Whether a statement names a table other than `table`, at any depth.
 ///
 /// # Safety
 /// `query` is a statement after parse analysis. An error leaves by longjmp.
-unsafe fn tables_of(query: *mut pg_sys::Query) -> *mut pg_sys::List {
+unsafe fn names_another(query: *mut pg_sys::Query, table: Oid) -> bool {
     let (mut tables, mut others, mut has_row_security) = (ptr::null_mut(), ptr::null_mut(), false);
-    // SAFETY: by the caller's promise.
-    unsafe { ffi::extract_query_dependencies(query.cast(), &mut tables, &mut others, &mut has_row_security) };
-    tables
+    // SAFETY: by the caller's promise. The list is one of oids, or NULL for the empty one.
+    unsafe {
+        ffi::extract_query_dependencies(query.cast(), &mut tables, &mut others, &mut has_row_security);
+        oids(tables).any(|named| named != table)
+    }
 }
 
 /// # Safety
@@ -184,31 +127,80 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
     }
 }
 
-/// Raises an error if one of `tables` is a temporary table of a role other than the one that we act as.
+/// Raises an error if table `relation` has code and another role than `owner` has something in the temporary schema. Whose
+/// session it is makes no difference: the caller may act as somebody else already.
 ///
 /// # Safety
-/// As of [`oids`]. An error leaves by longjmp.
-unsafe fn refuse_temporary_tables(tables: *mut pg_sys::List) {
+/// Within a transaction. An error leaves by longjmp.
+pub(super) unsafe fn refuse_temporary_objects(relation: Oid, owner: Oid) -> Result<(), TableChanged> {
+    let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
     // SAFETY: by the caller's promise.
     unsafe {
-        if oids(tables).any(|table| is_of_another(table)) {
-            refuse(|refusals| refusals.temporary_table);
+        pg_sys::GetTempNamespaceState(&mut schema, &mut toast);
+        if schema != pg_sys::InvalidOid
+            && of_table(relation, |table| has_code(table))?
+            && has_object_of_another(schema, owner)
+        {
+            refuse(|guard| guard.temporary_object);
         }
+    }
+    Ok(())
+}
+
+/// Whether a write to `table` may run anything that the extension did not come with.
+///
+/// # Safety
+/// `table` is open. An error leaves by longjmp.
+unsafe fn has_code(table: pg_sys::Relation) -> bool {
+    // SAFETY: by the caller's promise. There are as many triggers, checks and defaults as their numbers say.
+    unsafe {
+        let (class, description) = (&*(*table).rd_rel, (*table).rd_att);
+        let is_own = |name: *const c_char| {
+            let name = CStr::from_ptr(name);
+            GUARD.get().is_some_and(|guard| guard.own.contains(&name))
+        };
+        let default_is_own = |default: &pg_sys::AttrDefault| {
+            let name = pg_sys::SPI_fname(description, default.adnum.into());
+            !name.is_null() && is_own(name)
+        };
+        let has_triggers = (*table).trigdesc.as_ref().is_some_and(|has| {
+            !slice::from_raw_parts(has.triggers, has.numtriggers as usize).iter().all(|trigger| is_own(trigger.tgname))
+        });
+        let has_constraints = (*description).constr.as_ref().is_some_and(|has| {
+            let checks = (0..has.num_check as usize).map(|at| &*has.check.add(at));
+            let defaults = (0..has.num_defval as usize).map(|at| &*has.defval.add(at));
+            !checks.into_iter().all(|check| is_own(check.ccname)) || !defaults.into_iter().all(default_is_own)
+        });
+        let has_types = (1..=(*description).natts)
+            .any(|number| pg_sys::SPI_gettypeid(description, number).to_u32() >= pg_sys::FirstNormalObjectId);
+        class.relkind as u8 != pg_sys::RELKIND_RELATION
+            || class.relhassubclass
+            || !(*table).rd_rules.is_null()
+            || has_triggers
+            || has_constraints
+            || has_types
+            || oids(pg_sys::RelationGetIndexList(table)).any(|index| has_expression(index))
     }
 }
 
-/// Whether a table is a temporary one of a role other than the one that we act as.
+/// Whether an index has an expression or a condition.
 ///
 /// # Safety
-/// As of [`refuse_temporary_types`].
-unsafe fn is_of_another(table: Oid) -> bool {
-    // SAFETY: by the caller's promise.
-    let answer = unsafe {
-        of_catalog(pg_sys::SysCacheIdentifier::RELOID, table, |class: &pg_sys::FormData_pg_class| {
-            class.relpersistence as u8 == pg_sys::RELPERSISTENCE_TEMP && acting_as_owner() != Some(class.relowner)
-        })
-    };
-    answer.unwrap_or(false)
+/// Within a transaction. An error leaves by longjmp.
+unsafe fn has_expression(index: Oid) -> bool {
+    const EXPRESSIONS: c_int = pg_sys::Anum_pg_index_indexprs as c_int;
+    const CONDITION: c_int = pg_sys::Anum_pg_index_indpred as c_int;
+    // SAFETY: the cached row is held while it is read. An index that is gone has none.
+    unsafe {
+        let row = ffi::SearchSysCache1(pg_sys::SysCacheIdentifier::INDEXRELID as c_int, index.into());
+        if row.is_null() {
+            return false;
+        }
+        let is_null = |number| pg_sys::heap_attisnull(row, number, ptr::null_mut());
+        let answer = !is_null(EXPRESSIONS) || !is_null(CONDITION);
+        ffi::ReleaseSysCache(row);
+        answer
+    }
 }
 
 /// The catalog pg_depend, which pgrx has no bindings of: its oid, that of its index on what is depended on, and its first
@@ -224,20 +216,13 @@ struct PgDepend {
     objid: Oid,
 }
 
-/// Raises an error if this session's temporary schema has a type that `owner` cannot trust, or a table with a column of
-/// such a type. Whose session it is makes no difference: the caller may act as somebody else already.
+/// Whether `schema` has a table or type that belongs to an ordinary role other than `owner`.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
-pub(super) unsafe fn refuse_temporary_types(owner: Oid) {
-    let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
-    // SAFETY: reads pg_depend, as PostgreSQL does to drop the schema's content (catalog/dependency.c). The row type of a
-    // table depends on the table and not on the schema.
+unsafe fn has_object_of_another(schema: Oid, owner: Oid) -> bool {
+    // SAFETY: reads pg_depend, as PostgreSQL does to drop the schema's content (catalog/dependency.c).
     unsafe {
-        pg_sys::GetTempNamespaceState(&mut schema, &mut toast);
-        if schema == pg_sys::InvalidOid {
-            return;
-        }
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let mut keys = [pg_sys::ScanKeyData::default(); 2];
         let columns = [(REFCLASSID, pg_sys::NamespaceRelationId), (REFOBJID, schema)];
@@ -248,56 +233,35 @@ pub(super) unsafe fn refuse_temporary_types(owner: Oid) {
         let depend = pg_sys::table_open(PG_DEPEND.into(), lock);
         let index = PG_DEPEND_REFERENCE_INDEX.into();
         let scan = pg_sys::systable_beginscan(depend, index, true, ptr::null_mut(), 2, keys.as_mut_ptr());
-        let mut is_dangerous = false;
-        while !is_dangerous {
+        let mut found = false;
+        while !found {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
                 break;
             }
-            let object = &*pg_sys::GETSTRUCT(tuple).cast::<PgDepend>();
-            is_dangerous = match object.classid {
-                pg_sys::TypeRelationId => !is_trusted_type(object.objid, owner),
-                pg_sys::RelationRelationId => has_untrusted_column(object.objid, owner),
-                _ => false,
-            };
+            let by = owner_of(&*pg_sys::GETSTRUCT(tuple).cast());
+            found = by.is_some_and(|by| by != owner && !pg_sys::superuser_arg(by));
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(depend, lock);
-        if is_dangerous {
-            refuse(|refusals| refusals.temporary_type);
-        }
+        found
     }
 }
 
-/// # Safety
-/// As of [`refuse_temporary_types`].
-unsafe fn has_untrusted_column(relation: Oid, owner: Oid) -> bool {
-    // SAFETY: the columns of a relation are numbered from 1 to relnatts.
-    unsafe {
-        let columns =
-            of_catalog(pg_sys::SysCacheIdentifier::RELOID, relation, |row: &pg_sys::FormData_pg_class| row.relnatts);
-        (1..=columns.unwrap_or(0)).any(|number| {
-            let of = pg_sys::get_atttype(relation, number);
-            of != pg_sys::InvalidOid && !is_trusted_type(of, owner)
-        })
-    }
-}
-
-/// Whether no role but `owner` and superusers has a say in what runs when a value becomes one of this type. A check of a
-/// domain runs then, and the domain may be within another type.
+/// The owner of a table or type. Nothing else is looked for in the temporary schema.
 ///
 /// # Safety
-/// As of [`refuse_temporary_types`].
-unsafe fn is_trusted_type(of: Oid, owner: Oid) -> bool {
+/// Within a transaction. An error leaves by longjmp.
+unsafe fn owner_of(object: &PgDepend) -> Option<Oid> {
+    use pg_sys::SysCacheIdentifier::{RELOID, TYPEOID};
     // SAFETY: by the caller's promise.
     unsafe {
-        let element = pg_sys::get_base_element_type(of);
-        let of = if element == pg_sys::InvalidOid { of } else { element };
-        let by = of_catalog(pg_sys::SysCacheIdentifier::TYPEOID, of, |row: &pg_sys::FormData_pg_type| {
-            let is_plain =
-                [pg_sys::TYPTYPE_BASE, pg_sys::TYPTYPE_ENUM, pg_sys::TYPTYPE_PSEUDO].contains(&(row.typtype as u8));
-            (!is_plain).then_some(row.typowner)
-        });
-        by.flatten().is_none_or(|by| by == owner || pg_sys::superuser_arg(by))
+        match object.classid {
+            pg_sys::RelationRelationId => {
+                of_catalog(RELOID, object.objid, |row: &pg_sys::FormData_pg_class| row.relowner)
+            }
+            pg_sys::TypeRelationId => of_catalog(TYPEOID, object.objid, |row: &pg_sys::FormData_pg_type| row.typowner),
+            _ => None,
+        }
     }
 }

@@ -48,7 +48,7 @@ pub use datum::{
     Boolean, Bytea, Bytes, Int4, Int8, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid, from_boxed,
     from_utf8, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
 };
-pub use guard::{Refusals, guard_owner};
+pub use guard::{Guard, guard_owner};
 pub use lock::{lock_for_writing, lock_for_writing_without_waiting, lock_name, lock_row_to_update};
 pub use lookup::{Key, Tuple, find};
 pub use owner::become_owner;

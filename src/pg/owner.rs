@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::guard::{ACTING_AS_OWNER, refuse_temporary_types};
+use super::guard::{ACTING_AS_OWNER, refuse_temporary_objects};
 use super::lock::lock_and_get_owner;
 use super::relation::TableChanged;
 
@@ -27,7 +27,7 @@ pub(super) unsafe fn as_owner<R>(
         let owner = lock_and_get_owner(relation, lock)?;
         // Reading a table runs nothing of its owner's: policies are left out, and a view is no table.
         if lock != pg_sys::AccessShareLock as pg_sys::LOCKMODE {
-            refuse_temporary_types(owner);
+            refuse_temporary_objects(relation, owner)?;
         }
         Ok(as_user(owner, work))
     }

@@ -11,7 +11,7 @@ use std::ffi::CStr;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 
 use crate::errors::{Error, Kind};
-use crate::pg::{self, IntoReport as _, Oid, Refusals, Rows, TableChanged};
+use crate::pg::{self, Guard, IntoReport as _, Oid, Rows, TableChanged};
 
 const EXTENSION: &CStr = c"temptoken";
 const SCHEMA: &CStr = c"temptoken";
@@ -91,9 +91,9 @@ impl Table {
 /// Watches for invalidations, and guards what runs as the tables' owner. Call this once a process.
 pub fn watch() {
     pg::on_invalidation(forget);
-    pg::guard_owner(Refusals {
-        temporary_table: || Error::from(Kind::TemporaryTable).into_report(),
-        temporary_type: || Error::from(Kind::TemporaryType).into_report(),
+    pg::guard_owner(Guard {
+        own: &[c"scopes_changed", c"scopes_truncated", c"scopes_valid", c"resource_id_in_path", c"temp_tokens_expire"],
+        temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
         other_table: || Error::from(Kind::TablesMissing).into_report(),
     });
 }

@@ -103,6 +103,8 @@ BEGIN
 END $$;
 ALTER TABLE temptoken.temp_tokens DISABLE TRIGGER audit;
 DELETE FROM temptoken.temp_tokens;
+SELECT public.temptoken_mint('files', '42', '1 hour') AS token \gset
+SELECT set_config('regress.token', :'token', false) = '' AS empty;
 CREATE FUNCTION public.regress_mint_as_thief() RETURNS text LANGUAGE plpgsql AS $body$
 BEGIN
     SET LOCAL ROLE regress_thief;
@@ -121,10 +123,6 @@ RESET ROLE;
 SELECT public.regress_mint_as_thief();
 SELECT count(*) AS stolen FROM public.stolen;
 SELECT count(*) AS touched FROM pg_temp.audit_log;
-ALTER TABLE temptoken.temp_tokens DISABLE TRIGGER audit;
-SELECT public.temptoken_mint('files', '42', '1 hour') AS token \gset
-ALTER TABLE temptoken.temp_tokens ENABLE TRIGGER audit;
-SELECT set_config('regress.token', :'token', false) = '' AS empty;
 SET ROLE regress_thief;
 SET search_path = regress_thief, pg_catalog, public;
 SELECT state, message, count(*) FROM public.regress_each_call() GROUP BY 1, 2 ORDER BY 1, 2;
@@ -292,22 +290,97 @@ CREATE FUNCTION public.regress_mint_for_thief() RETURNS integer LANGUAGE sql SEC
 SET ROLE regress_thief;
 SELECT public.regress_mint_for_thief();
 RESET ROLE;
--- Code that does not look like it: an index in the place of the extension's own, which takes the thief's domain for a type.
-DROP TRIGGER audit ON temptoken.temp_tokens;
-DELETE FROM temptoken.temp_tokens;
+-- So is a temporary type with a cast, in the place of a type that is not qualified; and so is a table's row type.
 SET ROLE regress_thief;
-CREATE TEMP TABLE audit_entry (operation regress_thief.audited);
-RESET ROLE;
-CREATE FUNCTION public.regress_indexed(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
-DECLARE
-    entry audit_entry%ROWTYPE;
+CREATE TYPE pg_temp.audit_kind AS ENUM ('insert');
+CREATE TEMP TABLE audit_entry (operation text);
+CREATE FUNCTION regress_thief.kind(text) RETURNS pg_temp.audit_kind LANGUAGE plpgsql AS $$
 BEGIN
-    SELECT $1 INTO entry;
-    RETURN entry.operation;
+    PERFORM regress_thief.called('cast');
+    RETURN NULL;
 END $$;
-DROP INDEX temptoken.temp_tokens_scope_resource_id_idx;
-CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, (public.regress_indexed(resource_id)));
+CREATE FUNCTION regress_thief.entry(text) RETURNS pg_temp.audit_entry LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM regress_thief.called('cast');
+    RETURN ROW('insert'::text);
+END $$;
+CREATE CAST (text AS pg_temp.audit_kind) WITH FUNCTION regress_thief.kind(text) AS ASSIGNMENT;
+CREATE CAST (text AS pg_temp.audit_entry) WITH FUNCTION regress_thief.entry(text);
+DROP TABLE pg_temp.audit_log;
+RESET ROLE;
+CREATE FUNCTION public.regress_named(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+DECLARE
+    kind audit_kind;
+BEGIN
+    kind := $1;
+    RETURN $1;
+END $$;
+CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM public.regress_named(TG_OP);
+    RETURN NULL;
+END $$;
 SELECT public.regress_mint_as_thief();
+CREATE OR REPLACE FUNCTION public.regress_named(text) RETURNS text LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    IF pg_catalog.current_setting('regress.armed', true) = 'on' THEN
+        PERFORM $1::audit_entry;
+    END IF;
+    RETURN $1;
+END $$;
+DROP TYPE pg_temp.audit_kind CASCADE;
+SET regress.armed = on;
+SELECT public.regress_mint_as_thief();
+SELECT count(*) AS stolen FROM public.stolen;
+-- Whatever code the table has: none of it is taken for the extension's own.
+DROP TRIGGER audit ON temptoken.temp_tokens;
+CREATE DOMAIN public.regress_note AS text CHECK (public.regress_named('x') = VALUE IS NOT TRUE);
+CREATE FUNCTION public.regress_each_code() RETURNS TABLE (code text, answer text) LANGUAGE plpgsql AS $body$
+DECLARE
+    codes CONSTANT text[] := ARRAY[
+        'ADD note text DEFAULT public.regress_named($$x$$)', 'DROP note',
+        'ADD note text GENERATED ALWAYS AS (public.regress_named(resource_id)) STORED', 'DROP note',
+        'ADD note public.regress_note', 'DROP note',
+        'DROP CONSTRAINT temp_tokens_expire, ADD CONSTRAINT fine CHECK (public.regress_named(resource_id) = resource_id)',
+        'DROP CONSTRAINT fine, ADD CONSTRAINT temp_tokens_expire CHECK (pg_catalog.isfinite(expires_at))',
+        'ADD CONSTRAINT sole EXCLUDE ((public.regress_named(resource_id)) WITH =)', 'DROP CONSTRAINT sole'];
+BEGIN
+    FOR at IN 1 .. cardinality(codes) BY 2 LOOP
+        code := codes[at];
+        PERFORM set_config('regress.armed', 'off', false);
+        EXECUTE 'ALTER TABLE temptoken.temp_tokens ' || code;
+        PERFORM set_config('regress.armed', 'on', false);
+        BEGIN
+            answer := public.regress_mint_as_thief();
+        EXCEPTION WHEN OTHERS THEN
+            answer := SQLSTATE;
+        END;
+        RETURN NEXT;
+        PERFORM set_config('regress.armed', 'off', false);
+        EXECUTE 'ALTER TABLE temptoken.temp_tokens ' || codes[at + 1];
+    END LOOP;
+END $body$;
+BEGIN;
+SELECT * FROM public.regress_each_code();
+SELECT count(*) AS stolen FROM public.stolen;
+ROLLBACK;
+SET regress.armed = off;
+CREATE INDEX named ON temptoken.scopes (public.regress_named(name));
+SET regress.armed = on;
+SET ROLE regress_thief;
+SELECT public.temptoken_register_scope('other', ARRAY['GET /other'], '1 hour');
+RESET ROLE;
+DROP INDEX temptoken.named;
+CREATE TABLE regress_child () INHERITS (temptoken.temp_tokens);
+SELECT public.regress_mint_as_thief();
+DROP TABLE regress_child;
+SET regress.armed = off;
+DROP INDEX temptoken.temp_tokens_scope_resource_id_idx;
+CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, resource_id)
+    WHERE public.regress_named(resource_id) <> 'x';
+SET regress.armed = on;
+SELECT public.regress_mint_as_thief();
+SELECT count(*) AS stolen FROM public.stolen;
 DROP INDEX temptoken.temp_tokens_scope_resource_id_idx;
 CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, resource_id);
 -- Reading runs no code.
@@ -315,9 +388,10 @@ SET ROLE regress_thief;
 SELECT count(*) > 0 AS read FROM public.temptoken_stats();
 RESET ROLE;
 CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.audit();
-DROP TABLE pg_temp.audit_log, pg_temp.audit_entry;
-DROP FUNCTION public.regress_indexed;
-DROP FUNCTION public.regress_mint_for_thief, public.collect;
+DROP TABLE pg_temp.audit_entry CASCADE;
+DROP FUNCTION public.regress_each_code;
+DROP DOMAIN public.regress_note;
+DROP FUNCTION public.regress_mint_for_thief, public.collect, public.regress_named;
 SELECT count(*) AS stolen FROM public.stolen;
 -- The owner's own temporary table is the owner's.
 CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
