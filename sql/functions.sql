@@ -189,7 +189,7 @@ LANGUAGE c
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger() IS
 'Trigger for a table of the application, AFTER DELETE OR UPDATE FOR EACH ROW: deletes the tokens of the row''s resource in the same transaction.
-Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint. The value before the change counts; NULL deletes nothing.
+Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint, and not a virtual generated one. The value before the change counts; NULL deletes nothing.
 Errors: 39P01 when it is another kind of trigger; 22023 with other than two arguments; 42703 when the column does not fit.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
@@ -263,7 +263,8 @@ AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_find_tokens(text) IS
 'Every token that stands in a text, such as a pasted log: its id, whether this database has it, whether some request would be authorized by it now.';
 
-CREATE VIEW temptoken.active_tokens AS
+-- A barrier: whoever may read the view sees nothing of other tokens by a function of his own in WHERE.
+CREATE VIEW temptoken.active_tokens WITH (security_barrier) AS
 SELECT t.id, t.scope, t.resource_id, t.created_at, t.expires_at, t.uses_left, t.metadata
 FROM temptoken.temp_tokens AS t
 WHERE t.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()

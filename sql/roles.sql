@@ -1,46 +1,50 @@
 -- Privileges for roles, by the job that a role has: one call grants all that the job needs, and nothing else.
 
+-- By the name that the schema of the functions has now: it can be renamed, and another role can make one of the old name.
 CREATE VIEW temptoken.privileges AS
-SELECT v.privilege, v.granted
-FROM (VALUES
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean)'),
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer, boolean)'),
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete(text)'),
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_id(uuid)'),
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_resource_id(text, text)'),
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger()'),
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_lookup_scope(text)'),
-    ('issue', 'EXECUTE ON FUNCTION @extschema@.temptoken_well_known_scopes()'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_validate(text, text, text)'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_try_validate(text, text, text)'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_peek(text, text, text)'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_introspect(text)'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_authenticate(text, text, text)'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_id()'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_scope()'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_resource_id()'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_current_metadata()'),
-    ('validate', 'EXECUTE ON FUNCTION @extschema@.temptoken_pre_request()'),
-    ('monitor', 'EXECUTE ON FUNCTION @extschema@.temptoken_stats()'),
-    ('monitor', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_status()'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_register_scope(text, text[], interval, text, integer, text[], boolean)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_lookup_scope(text)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_unregister_scope(text)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_well_known_scopes()'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_id(uuid)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_resource_id(text, text)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_by_scope(text)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_delete_expired(timestamptz)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_find_tokens(text)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_stats()'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_status()'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_worker_start()'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_sweep_worker_stop()'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_schedule_sweep(text)'),
-    ('manage', 'EXECUTE ON FUNCTION @extschema@.temptoken_unschedule_sweep()'),
+SELECT v.privilege, pg_catalog.format(v.granted, n.nspname) AS granted
+FROM pg_catalog.pg_extension AS e
+JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+CROSS JOIN (VALUES
+    ('issue', 'EXECUTE ON FUNCTION %I.temptoken_mint(text, text, interval, jsonb, integer, boolean)'),
+    ('issue', 'EXECUTE ON FUNCTION %I.temptoken_mint_many(text, text[], interval, jsonb, integer, boolean)'),
+    ('issue', 'EXECUTE ON FUNCTION %I.temptoken_delete(text)'),
+    ('issue', 'EXECUTE ON FUNCTION %I.temptoken_delete_by_id(uuid)'),
+    ('issue', 'EXECUTE ON FUNCTION %I.temptoken_delete_by_resource_id(text, text)'),
+    ('issue', 'EXECUTE ON FUNCTION %I.temptoken_delete_by_resource_id_trigger()'),
+    ('issue', 'EXECUTE ON FUNCTION %I.temptoken_lookup_scope(text)'),
+    ('issue', 'EXECUTE ON FUNCTION %I.temptoken_well_known_scopes()'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_validate(text, text, text)'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_try_validate(text, text, text)'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_peek(text, text, text)'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_introspect(text)'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_authenticate(text, text, text)'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_current_id()'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_current_scope()'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_current_resource_id()'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_current_metadata()'),
+    ('validate', 'EXECUTE ON FUNCTION %I.temptoken_pre_request()'),
+    ('monitor', 'EXECUTE ON FUNCTION %I.temptoken_stats()'),
+    ('monitor', 'EXECUTE ON FUNCTION %I.temptoken_sweep_status()'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_register_scope(text, text[], interval, text, integer, text[], boolean)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_lookup_scope(text)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_unregister_scope(text)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_well_known_scopes()'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_delete_by_id(uuid)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_delete_by_resource_id(text, text)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_delete_by_scope(text)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_delete_expired(timestamptz)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_find_tokens(text)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_stats()'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_sweep_status()'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_sweep_worker_start()'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_sweep_worker_stop()'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_schedule_sweep(text)'),
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_unschedule_sweep()'),
     ('manage', 'USAGE ON SCHEMA temptoken'),
     ('manage', 'SELECT ON temptoken.active_tokens')
-) AS v (privilege, granted);
+) AS v (privilege, granted)
+WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken';
 COMMENT ON VIEW temptoken.privileges IS 'What temptoken_grant grants: a row for each privilege and what it covers';
 COMMENT ON COLUMN temptoken.privileges.privilege IS 'issue, validate, manage or monitor';
 COMMENT ON COLUMN temptoken.privileges.granted IS 'What stands between GRANT and TO';
@@ -50,6 +54,8 @@ LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     object text;
+    functions CONSTANT name := (SELECT n.nspname FROM pg_extension AS e JOIN pg_namespace AS n ON n.oid = e.extnamespace
+                                WHERE e.extname = 'temptoken');
 BEGIN
     IF role IS NULL OR privilege IS NULL OR privilege NOT IN ('issue', 'validate', 'manage', 'monitor') THEN
         RAISE EXCEPTION 'temptoken: unknown role or privilege'
@@ -71,10 +77,8 @@ BEGIN
         EXECUTE format(statement, object, role);
     END LOOP;
     -- Not taken back by REVOKE: other objects there may need it, and it grants nothing by itself.
-    IF statement ~ '^GRANT'
-        AND NOT has_schema_privilege(role, (SELECT e.extnamespace FROM pg_extension AS e WHERE e.extname = 'temptoken'), 'USAGE')
-    THEN
-        EXECUTE format('GRANT USAGE ON SCHEMA @extschema@ TO %I', role);
+    IF statement ~ '^GRANT' AND NOT has_schema_privilege(role, functions, 'USAGE') THEN
+        EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', functions, role);
     END IF;
 END
 $$;

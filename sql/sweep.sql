@@ -74,8 +74,11 @@ LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT s.worker, s.next_start, s.last_start, s.last_finish, s.rows_removed, s.rows_removed_in_total, s.last_error,
         s.last_error_at, temptoken.rows_waiting(), s.preloaded,
-        temptoken.cron_schedule('SELECT @extschema@.temptoken_delete_expired(pg_catalog.clock_timestamp())')
-    FROM temptoken.sweep_state() AS s;
+        temptoken.cron_schedule(
+            pg_catalog.format('SELECT %I.temptoken_delete_expired(pg_catalog.clock_timestamp())', n.nspname))
+    FROM temptoken.sweep_state() AS s, pg_catalog.pg_extension AS e
+    JOIN pg_catalog.pg_namespace AS n ON n.oid OPERATOR(pg_catalog.=) e.extnamespace
+    WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken';
 END;
 COMMENT ON FUNCTION @extschema@.temptoken_sweep_status() IS
 'How sweeping stands in this database. Waits at most 0.1 s for a lock on the tokens and a second for one on the jobs of pg_cron, and answers also when sweeping is broken.
@@ -101,8 +104,12 @@ LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
     name CONSTANT text := 'temptoken sweep of ' || pg_catalog.current_database();
-    -- The argument is written out: without it, a function without arguments that somebody else has made would be called.
-    command CONSTANT text := 'SELECT @extschema@.temptoken_delete_expired(pg_catalog.clock_timestamp())';
+    -- The argument is written out: without it, a function without arguments that somebody else has made would be called. The
+    -- schema may have been renamed.
+    command CONSTANT text := (
+        SELECT pg_catalog.format('SELECT %I.temptoken_delete_expired(pg_catalog.clock_timestamp())', n.nspname)
+        FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_namespace AS n ON n.oid = e.extnamespace
+        WHERE e.extname = 'temptoken');
     job bigint;
 BEGIN
     IF schedule IS NULL THEN
@@ -124,7 +131,7 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_schedule_sweep(text) IS
 'Schedules a job of the pg_cron in this database, which calls temptoken_delete_expired() here, as the caller; the id of the job. Another call changes its schedule.
-schedule: as pg_cron takes it, such as ''*/5 * * * *''.
+schedule: as pg_cron takes it, such as ''*/5 * * * *''. The job names the schema of the functions: once that was renamed, call this again.
 Errors: 55000 when pg_cron is not in this database, with a HINT that is the statement to run where it is; 22004 for NULL; those of cron.schedule().';
 
 CREATE FUNCTION @extschema@.temptoken_unschedule_sweep() RETURNS boolean

@@ -73,7 +73,8 @@ table! {
         "EXECUTE FUNCTION temptoken_delete_by_resource_id_trigger('scope', 'column')";
     TriggerColumn: "undefined_column", b"42703",
         "the column of temptoken_delete_by_resource_id_trigger() cannot hold a resource id",
-        "Name a column of the trigger's table that is of type text, varchar, uuid, smallint, integer or bigint.";
+        "Name a column of the trigger's table that is of type text, varchar, uuid, smallint, integer or bigint, and not a virtual \
+         generated one.";
     SweepPreloaded: "object_not_in_prerequisite_state", b"55000",
         "the library is preloaded, and its sweep worker starts and ends with the server",
         "To choose the databases that it sweeps, set temptoken.sweep_databases.";

@@ -13,7 +13,7 @@ pub struct Trigger<'call> {
 
 /// The value of a column, as a text that no setting changes.
 pub enum ColumnText<'call> {
-    /// The column does not exist, or its type has no such text.
+    /// The column does not exist, is virtual, or its type has no such text.
     Unfit,
     Null,
     Value(&'call [u8]),
@@ -70,9 +70,13 @@ impl<'call> Trigger<'call> {
         unsafe {
             let description = (*self.data.tg_relation).rd_att;
             let number = pg_sys::SPI_fnumber(description, column.as_ptr());
+            // A virtual generated column is computed when it is read, and has no value in the row.
+            let is_virtual =
+                || pg_sys::get_attgenerated((*self.data.tg_relation).rd_id, number as pg_sys::AttrNumber) as u8 == b'v';
             let fits = number > 0
                 && [TEXTOID, VARCHAROID, UUIDOID, INT2OID, INT4OID, INT8OID]
-                    .contains(&pg_sys::SPI_gettypeid(description, number));
+                    .contains(&pg_sys::SPI_gettypeid(description, number))
+                && !is_virtual();
             if !fits {
                 return ColumnText::Unfit;
             }

@@ -69,6 +69,18 @@ SELECT public.temptoken_grant('regress_issue', NULL);
 SELECT public.temptoken_grant(NULL, 'issue');
 SELECT public.temptoken_grant('regress nobody"', 'issue');
 SELECT public.temptoken_revoke_grant('regress nobody"', 'issue');
+-- What is meant is the extension's own functions, also when their schema was renamed and another has the old name.
+BEGIN;
+ALTER SCHEMA public RENAME TO regress_renamed;
+CREATE SCHEMA public;
+CREATE FUNCTION public.temptoken_stats() RETURNS text LANGUAGE sql AS $$ SELECT 'another' $$;
+CREATE FUNCTION public.temptoken_sweep_status() RETURNS text LANGUAGE sql AS $$ SELECT 'another' $$;
+SELECT regress_renamed.temptoken_revoke_grant('regress_monitor', 'monitor');
+SELECT has_function_privilege('regress_monitor', 'regress_renamed.temptoken_stats()', 'EXECUTE') AS still;
+SELECT regress_renamed.temptoken_grant('regress_monitor', 'monitor');
+SELECT has_function_privilege('regress_monitor', 'regress_renamed.temptoken_stats()', 'EXECUTE') AS again,
+       has_schema_privilege('regress_monitor', 'public', 'USAGE') AS in_another;
+ROLLBACK;
 -- Not to everybody, however it is written; but what somebody has granted to PUBLIC can be taken back.
 SELECT public.temptoken_grant('public', 'validate');
 SELECT public.temptoken_grant('PUBLIC', 'validate');
