@@ -70,7 +70,7 @@ example: install ## Run the example application, to be clicked: PORT=8080
 	@scripts/example
 
 .PHONY: test-examples
-test-examples: install test-package ## Test the example application in a browser, each middleware, the code of how-to pages, and the packages
+test-examples: install test-package ## Test the example in a browser, middleware, code of how-to pages, packages, monitoring
 	@scripts/setup --test-examples
 	@scripts/test-examples
 

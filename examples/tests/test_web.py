@@ -10,14 +10,11 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect, sync_playwright
+from playwright.sync_api import expect
 
 from conftest import EXAMPLES, ROOT, Server, wait_until
 
 WEB = EXAMPLES / "web"
-CHROMIUM = "/usr/bin/chromium"
-FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]
 TOKEN = re.compile(r"tt_[0-9a-f]{96}")
 
 
@@ -28,14 +25,6 @@ def web(cluster):
     server = Server([uvicorn, "--port", "$PORT", "app:app"], WEB, {"DATABASE_URL": cluster.url("web", "web")})
     yield server
     server.close()
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

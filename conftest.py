@@ -1,4 +1,4 @@
-"""A cluster with the extension, databases in it, servers of the examples, and a browser.
+"""For the tests of the examples and of monitoring: a cluster with the extension, other servers, and a browser.
 
 PG_CONFIG chooses the PostgreSQL, which must have the extension installed; without it scripts/pg-config does.
 """
@@ -14,12 +14,16 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from playwright.sync_api import sync_playwright
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parent
 EXAMPLES = ROOT / "examples"
 # What the tests build and install, so that nothing of it comes into the sources.
 BUILT = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")).resolve() / "examples"
 PATIENCE = 60
+CHROMIUM = "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]
 
 
 def wait_until(what, ask):
@@ -124,3 +128,11 @@ class Server:
         except subprocess.TimeoutExpired:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
