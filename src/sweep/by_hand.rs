@@ -1,115 +1,101 @@
-//! A launcher for one database, started and stopped by SQL, where the library is not preloaded. Its states and their diagram
-//! are in `by_hand_state`.
+//! A launcher for one database, started and stopped by SQL, where the library is not preloaded.
+//!
+//! The postmaster starts its process again after an error, so that a launcher without a process is not gone. It is gone once
+//! its process has returned. [`goes_on`] alone has it do so. [`ByHand`], in its place, says what is wanted of it.
+//!
+//! A crash of the server makes shared memory anew. The launcher that the postmaster starts after it finds no place, and ends.
 
 use std::time::Duration;
 
-use pgrx::bgworkers::BackgroundWorker;
-use pgrx::pg_sys::{self, Oid};
+use pgrx::pg_sys;
 
-use super::by_hand_state::{Hello, State};
+use super::place::ByHand;
 use super::{is_running, launcher, sleep, status, wake};
+use crate::errors::{Error, Kind};
 use crate::pg;
 
-/// What came of starting a launcher.
-pub enum Start {
-    Started,
-    /// One was started before. It may be about to come back after an error.
-    Already,
-    NoSlot,
-}
-
-/// Starts a launcher for `database` alone.
-pub fn start(database: u32) -> Start {
-    // At least the time at which the memory was allocated. A launcher that survived a crash has an older id.
-    let (me, id) = (pg::pid(), status::made_at().max(pg::now()));
-    loop {
-        let seen = status::of(database).map_or(0, |place| place.by_hand.pid);
-        let is_alive = is_running(seen);
-        // `is_running` takes locks of its own, during which the place may change.
-        let reserved = status::change(database, |place| {
-            (place.by_hand.pid == seen).then(|| place.by_hand.reserve(me, id, is_alive))
-        });
-        match reserved {
-            Some(Some(true)) => break,
-            Some(Some(false)) => return Start::Already,
-            Some(None) => pg::check_for_interrupts(),
-            None => return Start::NoSlot,
+/// Starts a launcher for this database alone. False if there is one: it runs, is about to come back after an error, or was told
+/// to stop and has not yet. Then it goes on.
+pub fn start() -> Result<bool, Error> {
+    if status::is_preloaded() {
+        return Err(Kind::SweepPreloaded.into());
+    }
+    if !pg::of_database(launcher::is_to_be_swept) {
+        return Err(Kind::SweepExcluded.into());
+    }
+    let (database, me) = (pg::database_oid(), pg::pid());
+    let before = status::change(database, |place| {
+        let before = std::mem::replace(&mut place.by_hand, ByHand::Wanted);
+        if before == ByHand::None {
+            place.launcher = 0;
         }
+        before
+    });
+    match before {
+        None => return Err(Kind::NoWorkerSlot.into()),
+        Some(ByHand::None) => {}
+        Some(ByHand::Wanted | ByHand::Stopping) => return Ok(false),
     }
-    let registered = launcher::builder(&format!("{} for database {database}", launcher::NAME))
-        .set_argument(Some(Oid::from(database).into()))
-        .set_extra(&id.to_string())
-        .set_notify_pid(me)
-        .load_dynamic();
-    let Ok(registered) = registered else {
-        status::amend(database, |place| place.by_hand.not_registered(id));
-        return Start::NoSlot;
+    // Until it is registered this session looks at no signal. So nobody finds a launcher wanted that never comes.
+    let Ok(registered) = launcher::builder(database).set_notify_pid(me).load_dynamic() else {
+        status::amend(database, |place| place.by_hand = ByHand::None);
+        return Err(Kind::NoWorkerSlot.into());
     };
-    status::amend(database, |place| place.by_hand.registered(id, 0));
-    // If it was terminated before it said hello, it has no process now. It is registered, so that it comes back.
+    // An error means that it was terminated by now. It comes back.
     if let Ok(pid) = registered.wait_for_startup() {
-        status::amend(database, |place| place.by_hand.registered(id, pid));
-    }
-    Start::Started
-}
-
-/// Stops the launcher that was started for `database`, and waits until it has ended; false when there was none.
-pub fn stop(database: u32) -> bool {
-    let here = || status::of(database).map(|place| place.by_hand);
-    // A session is registering it. If it were told to stop now, it would take a worker slot until it has come and gone.
-    while here()
-        .is_some_and(|by_hand| by_hand.state == State::Starting && by_hand.pid != pg::pid() && is_running(by_hand.pid))
-    {
-        pause();
-    }
-    let pid = here().map_or(0, |by_hand| by_hand.pid);
-    let is_alive = is_running(pid);
-    if status::amend(database, |place| place.by_hand.stop(is_alive && place.by_hand.pid == pid)) != Some(true) {
-        return false;
-    }
-    let is_stopping = || here().is_some_and(|by_hand| by_hand.state == State::Stopping && by_hand.pid == pid);
-    while is_running(pid) && is_stopping() {
-        wake(pid);
-        pause();
-    }
-    true
-}
-
-/// Waits a moment for the place to change.
-fn pause() {
-    sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
-    pg::check_for_interrupts();
-}
-
-/// Whether the launcher of `database` was told to stop.
-pub fn is_told_to_stop(database: u32) -> bool {
-    status::of(database).is_some_and(|place| place.by_hand.state == State::Stopping)
-}
-
-/// This process, as the launcher of one database.
-#[derive(Clone, Copy)]
-pub struct Me {
-    pub database: u32,
-    id: i64,
-}
-
-impl Me {
-    /// Says hello. `None` when another has come after it, or the extension was dropped: the process ends.
-    pub fn hello(database: u32) -> Option<Self> {
-        let me = Self { database, id: BackgroundWorker::get_extra().parse().unwrap_or(0) };
-        let (pid, made_at, now) = (pg::pid(), status::made_at(), pg::now());
-        let hello = status::change(database, |place| {
-            let hello = place.by_hand.hello(pid, me.id, made_at);
-            if hello == Hello::AfterCrash {
-                place.note_crash(now);
+        status::amend(database, |place| {
+            // If it has said hello, it may be another process already.
+            if place.launcher == 0 {
+                place.launcher = pid;
             }
-            hello
         });
-        (hello != Some(Hello::Unknown) && me.goes_on()).then_some(me)
     }
+    Ok(true)
+}
 
-    /// Whether this process goes on: it is the launcher of its database, and has not been told to stop.
-    pub fn goes_on(self) -> bool {
-        status::amend(self.database, |place| place.by_hand.goes_on(pg::pid(), self.id)).unwrap_or(false)
+/// Stops the launcher that [`start`] has started, and waits until its process has ended. False if there is none, or it was told
+/// before and has no process.
+pub fn stop() -> Result<bool, Error> {
+    if status::is_preloaded() {
+        return Err(Kind::SweepPreloaded.into());
     }
+    let database = pg::database_oid();
+    let told = status::amend(database, |place| {
+        let before = place.by_hand;
+        if before == ByHand::Wanted {
+            place.by_hand = ByHand::Stopping;
+        }
+        (before, place.launcher)
+    });
+    let Some((before @ (ByHand::Wanted | ByHand::Stopping), pid)) = told else { return Ok(false) };
+    let was_there = before == ByHand::Wanted || is_running(pid);
+    // Another session may want it again.
+    while is_running(pid) && !status::of(database).is_some_and(|place| place.by_hand == ByHand::Wanted) {
+        wake(pid);
+        sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
+        pg::check_for_interrupts();
+    }
+    Ok(was_there)
+}
+
+/// This process begins as the launcher of `database`, for the first time or again. Whether it goes on.
+pub fn hello(database: u32) -> bool {
+    status::amend(database, |place| place.launcher = pg::pid());
+    goes_on(database)
+}
+
+/// Whether this process goes on as the launcher of `database`. If not, it returns. From this moment on a start begins another
+/// launcher; before it, this one goes on.
+pub fn goes_on(database: u32) -> bool {
+    let goes_on = status::amend(database, |place| match place.by_hand {
+        // Another one was started after a crash, or after the extension was dropped.
+        _ if place.launcher != pg::pid() => false,
+        ByHand::None => false,
+        ByHand::Wanted => true,
+        ByHand::Stopping => {
+            (place.by_hand, place.launcher) = (ByHand::None, 0);
+            false
+        }
+    });
+    goes_on == Some(true)
 }

@@ -9,17 +9,15 @@ use std::time::{Duration, Instant};
 
 use pgrx::PgMemoryContexts;
 use pgrx::PgSqlErrorCode;
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::bgworkers::{BackgroundWorkerBuilder, BackgroundWorkerStatus, DynamicBackgroundWorker};
 use pgrx::pg_sys::{self, Datum};
 
-use super::by_hand::{self, Me};
-use super::place::Worker;
-use super::status;
+use super::place::{ByHand, Place, Worker};
 use super::worker::{self, OVERDUE};
-use super::{LIBRARY, end, heed_signals, idle, is_running, is_told_to_end, log_failure, micros, sleep};
+use super::{by_hand, end, heed_signals, idle, is_running, is_told_to_end, log_failure, micros, sleep, status};
 use crate::{pg, settings};
 
-pub const NAME: &str = "temptoken sweep launcher";
+const NAME: &str = "temptoken sweep launcher";
 
 /// How long the launcher waits for a worker that it has told to end. Then it goes on with other databases. It skips this one
 /// until the worker is gone.
@@ -31,21 +29,9 @@ const ENDED: &str = "the worker was ended after 4 s: a trigger, a lock or too la
 const _: () = assert!(OVERDUE.as_secs() == 4, "the messages around this line name it");
 const STUCK: &str = "the worker was told to end after 4 s, and has not; it holds a worker slot until it does";
 
-/// The registration of a launcher, without what differs between the two kinds.
-pub fn builder(name: &str) -> BackgroundWorkerBuilder {
-    BackgroundWorkerBuilder::new(name)
-        .set_type(NAME)
-        .set_library(LIBRARY)
-        .set_function("temptoken_sweep_launcher_main")
-        .enable_spi_access()
-        .set_start_time(BgWorkerStartTime::RecoveryFinished)
-        .set_restart_time(Some(Duration::from_secs(5)))
-}
-
-/// Registers the launcher for all databases with the postmaster. It starts once the server accepts writes, so on a
-/// standby when that is promoted, and again after it has ended for whatever reason.
-pub fn register() {
-    builder(NAME).load();
+/// The registration of a launcher for `database`, or for all with 0. It starts again after it has ended with an error.
+pub fn builder(database: u32) -> BackgroundWorkerBuilder {
+    super::builder(NAME, "temptoken_sweep_launcher_main", database).set_restart_time(Some(Duration::from_secs(5)))
 }
 
 /// Main of the launcher process; its argument is the oid of the only database to sweep, or 0 for all.
@@ -56,23 +42,18 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
     // SAFETY: called once, before any access. Without a database a process can read the shared catalogs only. The launcher needs
     // no more, and keeps nobody from dropping a database.
     unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
-    let me = match argument.value() as u32 {
-        0 => {
-            status::note_crash(pg::now());
-            None
-        }
-        only => match Me::hello(only) {
-            None => return,
-            me => me,
-        },
-    };
+    let only = Some(argument.value() as u32).filter(|database| *database != 0);
+    status::note_crash(pg::now());
+    if only.is_some_and(|database| !by_hand::hello(database)) {
+        return;
+    }
     let mut logged = Logged::default();
     loop {
         let started = Instant::now();
-        announce(me, pg::now());
-        sweep_all(databases(me, &mut logged), &mut logged);
+        announce(only, pg::now());
+        sweep_all(databases(only, &mut logged), &mut logged);
         loop {
-            if me.is_some_and(|me| !me.goes_on()) {
+            if only.is_some_and(|database| !by_hand::goes_on(database)) {
                 return;
             }
             // The interval counts from the start of a round. A reload may have changed it.
@@ -80,7 +61,7 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
             if left.is_zero() {
                 break;
             }
-            announce(me, pg::now().saturating_add(micros(left)));
+            announce(only, pg::now().saturating_add(micros(left)));
             sleep(left.max(Duration::from_millis(1)), idle());
             heed_signals();
         }
@@ -88,10 +69,10 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
 }
 
 /// Publishes when the next round begins.
-fn announce(me: Option<Me>, next_start: i64) {
-    match me {
+fn announce(only: Option<u32>, next_start: i64) {
+    match only {
         None => status::set_launcher(pg::pid(), next_start),
-        Some(me) => _ = status::amend(me.database, |place| place.next_start = next_start),
+        Some(database) => _ = status::amend(database, |place| place.next_start = next_start),
     }
 }
 
@@ -103,22 +84,21 @@ struct Logged {
     unknown: (CString, Vec<CString>),
 }
 
-/// A database to sweep.
+/// A row of pg_database.
 struct Database {
     oid: u32,
     name: CString,
+    is_to_be_swept: bool,
 }
 
 /// Sweeps each database once, then revisits those that ran out of time, until all are done or the interval is over.
-fn sweep_all(databases: Vec<Database>, logged: &mut Logged) {
+fn sweep_all(mut databases: Vec<Database>, logged: &mut Logged) {
     let (started, now, interval) = (Instant::now(), pg::now(), micros(settings::sweep_interval()));
-    // Those whose last sweep failed come last: they may take long.
     let of = |database: &Database| status::of(database.oid);
-    let (failing, healthy): (Vec<_>, Vec<_>) = databases
-        .into_iter()
-        .filter(|database| of(database).is_none_or(|place| !place.is_left_alone(now, interval)))
-        .partition(|database| of(database).is_some_and(|place| place.failing));
-    let mut turns: VecDeque<_> = healthy.into_iter().chain(failing).collect();
+    databases.retain(|database| of(database).is_none_or(|place| !place.is_left_alone(now, interval)));
+    // Those whose last sweep failed come last: they may take long.
+    databases.sort_by_key(|database| of(database).is_some_and(|place| place.failing));
+    let mut turns = VecDeque::from(databases);
     while let Some(database) = turns.pop_front() {
         heed_signals();
         if !run_worker(&database) {
@@ -135,10 +115,8 @@ fn sweep_all(databases: Vec<Database>, logged: &mut Logged) {
         }
         // When the interval is over, the next round begins at once, with the databases that exist by then.
         let in_time = started.elapsed() < settings::sweep_interval();
-        if in_time
-            && !by_hand::is_told_to_stop(database.oid)
-            && of(&database).is_some_and(|place| place.paused && place.worker == Worker::None)
-        {
+        let has_more = |place: Place| place.paused && place.worker == Worker::None && place.by_hand != ByHand::Stopping;
+        if in_time && of(&database).is_some_and(has_more) {
             turns.push_back(database);
         }
     }
@@ -153,56 +131,45 @@ fn run_worker(database: &Database) -> bool {
         // It was told to end, and still runs.
         return true;
     }
-    status::change(database.oid, |place| place.register_worker());
+    status::change(database.oid, Place::register_worker);
     let run = |_: &mut PgMemoryContexts| worker::start(database.oid).map(wait_for_worker);
     // SAFETY: PostgreSQL's handle of the worker lies in this context. It is not used after the context is freed.
-    let Some(end) = (unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(run) }) else { return false };
+    let Some(ended) = (unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(run) }) else { return false };
+    let stuck = ended.filter(|pid| is_running(*pid));
+    let message = if stuck.is_some() { STUCK } else { ENDED };
     let (now, batch_size) = (pg::now(), settings::sweep_batch_size());
-    // A worker that left in order has set its state to None.
-    let is_new = status::amend(database.oid, |place| match end {
-        _ if place.worker == Worker::None => false,
-        WorkerEnd::ByItself => {
+    let is_new = status::amend(database.oid, |place| {
+        if place.worker == Worker::None {
+            // It has left in order.
+            false
+        } else if ended.is_none() {
             place.fail(now, DIED);
             // The postmaster or the worker has logged why.
             false
-        }
-        WorkerEnd::Overdue => place.end_overdue(now, ENDED, batch_size),
-        WorkerEnd::Stuck(pid) => {
-            let is_new = place.end_overdue(now, STUCK, batch_size);
-            place.worker = Worker::Running(pid);
+        } else {
+            let is_new = place.end_overdue(now, message, batch_size);
+            place.worker = stuck.map_or(Worker::None, Worker::Running);
             is_new
         }
     });
     if is_new == Some(true) {
-        let message = if matches!(end, WorkerEnd::Stuck(_)) { STUCK } else { ENDED };
         log_failure(&database.name.to_string_lossy(), PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message, None);
     }
     true
 }
 
-/// How the launcher's wait for a worker ends.
-#[derive(Clone, Copy)]
-enum WorkerEnd {
-    ByItself,
-    /// The launcher has ended it.
-    Overdue,
-    /// The launcher has told this pid to end, and it has not.
-    Stuck(i32),
-}
-
-/// Waits until the worker ends, and has the postmaster end it when it takes too long.
-fn wait_for_worker(worker: DynamicBackgroundWorker) -> WorkerEnd {
+/// Waits until the worker ends. When it takes too long, has the postmaster end it, and returns its pid.
+fn wait_for_worker(worker: DynamicBackgroundWorker) -> Option<i32> {
     let mut begun = None;
     loop {
         let left = match worker.pid() {
-            Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied) => {
-                return WorkerEnd::ByItself;
-            }
+            Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied) => return None,
             Ok(pid) => {
                 let left = OVERDUE.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed());
                 if left.is_zero() {
                     worker.terminate();
-                    return see_off(pid);
+                    see_off(pid);
+                    return Some(pid);
                 }
                 left
             }
@@ -219,17 +186,13 @@ fn wait_for_worker(worker: DynamicBackgroundWorker) -> WorkerEnd {
     }
 }
 
-/// Waits for the end of a worker that was told to end.
-fn see_off(pid: i32) -> WorkerEnd {
+/// Waits for the end of a worker that was told to end, but no longer than [`PARTING`].
+fn see_off(pid: i32) {
     let begun = Instant::now();
-    while is_running(pid) {
-        if begun.elapsed() >= PARTING {
-            return WorkerEnd::Stuck(pid);
-        }
+    while is_running(pid) && begun.elapsed() < PARTING {
         sleep(Duration::from_millis(10), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
         heed_signals();
     }
-    WorkerEnd::Overdue
 }
 
 /// Whether a database is one to sweep: connectable, no template, and named by the setting.
@@ -244,10 +207,10 @@ fn name_of(database: &pg_sys::FormData_pg_database) -> &CStr {
     unsafe { CStr::from_ptr(database.datname.data.as_ptr()) }
 }
 
-/// The databases to sweep: all, or with `me` the one of this launcher. Frees the places of dropped databases, which ends
+/// The databases to sweep: all, or `only` one. Frees the places of dropped databases, which ends
 /// their launchers.
-fn databases(me: Option<Me>, logged: &mut Logged) -> Vec<Database> {
-    let (mut found, mut others) = (Vec::new(), Vec::new());
+fn databases(only: Option<u32>, logged: &mut Logged) -> Vec<Database> {
+    let mut databases = Vec::new();
     // SAFETY: reads pg_database as the autovacuum launcher does (postmaster/autovacuum.c, get_database_list): a shared
     // catalog, in a transaction of its own.
     unsafe {
@@ -262,28 +225,29 @@ fn databases(me: Option<Me>, logged: &mut Logged) -> Vec<Database> {
                 break;
             }
             let row = &*pg_sys::GETSTRUCT(tuple).cast::<pg_sys::FormData_pg_database>();
-            let database = Database { oid: row.oid.to_u32(), name: name_of(row).to_owned() };
-            let to = if is_to_be_swept(row) { &mut found } else { &mut others };
-            to.push(database);
+            databases.push(Database {
+                oid: row.oid.to_u32(),
+                name: name_of(row).to_owned(),
+                is_to_be_swept: is_to_be_swept(row),
+            });
         }
         pg_sys::table_endscan(scan);
         pg_sys::table_close(relation, lock);
         pg_sys::CommitTransactionCommand();
     }
-    let any = |is_meant: &dyn Fn(&Database) -> bool| found.iter().chain(&others).any(is_meant);
-    status::retain(|oid| any(&|database| database.oid == oid));
-    match me {
-        None => log_unknown(|name| any(&|database| database.name.as_c_str() == name), logged),
-        Some(me) => found.retain(|database| database.oid == me.database),
+    status::retain(|oid| databases.iter().any(|database| database.oid == oid));
+    if only.is_none() {
+        log_unknown(&databases, logged);
     }
-    found
+    databases.retain(|database| database.is_to_be_swept && only.is_none_or(|only| database.oid == only));
+    databases
 }
 
 /// Logs the names in temptoken.sweep_databases that no database has: once, and again when there are others or the setting has
 /// changed.
-fn log_unknown(is_there: impl Fn(&CStr) -> bool, logged: &mut Logged) {
+fn log_unknown(databases: &[Database], logged: &mut Logged) {
     let (setting, mut names) = settings::sweep_databases();
-    names.retain(|name| !is_there(name));
+    names.retain(|name| databases.iter().all(|database| database.name != *name));
     let unknown = (setting, names);
     if unknown == logged.unknown {
         return;

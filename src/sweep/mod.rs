@@ -8,7 +8,6 @@
 //! crashes makes the server restart all processes; its database is left alone for an interval.
 
 mod by_hand;
-mod by_hand_state;
 mod launcher;
 mod place;
 mod status;
@@ -18,18 +17,16 @@ use std::ffi::{CStr, c_int, c_long};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
-use pgrx::pg_sys;
+use pgrx::bgworkers::BackgroundWorkerBuilder;
 use pgrx::pg_sys::ffi::pg_guard_ffi_boundary;
 use pgrx::pg_sys::panic::{CaughtError, ErrorReport, ErrorReportWithLevel, pgrx_extern_c_guard};
+use pgrx::pg_sys::{self, Oid};
 use pgrx::{PgLogLevel, PgSqlErrorCode, PgTryBuilder};
 
-use crate::errors::{Error, Kind};
 use crate::pg;
-use by_hand::Start;
-use by_hand_state::State as ByHandState;
-use place::{Place, Worker};
+use place::{ByHand, Place, Worker};
 
-const LIBRARY: &str = "temptoken";
+pub use by_hand::{start as start_by_hand, stop as stop_by_hand};
 
 /// Asks for shared memory and registers the launcher, when the library is loaded through shared_preload_libraries. No
 /// launcher while pg_upgrade has the server: it counts on transaction ids standing still.
@@ -37,7 +34,7 @@ pub fn init() {
     status::init();
     // SAFETY: reads flags of the postmaster's start.
     if unsafe { pg_sys::process_shared_preload_libraries_in_progress && !pg_sys::IsBinaryUpgrade } {
-        launcher::register();
+        launcher::builder(0).load();
     }
 }
 
@@ -56,7 +53,7 @@ pub struct State {
 pub fn state() -> State {
     let place = status::of(pg::database_oid());
     let (launcher, next_start) = match place {
-        Some(place) if place.by_hand.state != ByHandState::None => (place.by_hand.pid, place.next_start),
+        Some(place) if place.by_hand != ByHand::None => (place.launcher, place.next_start),
         _ => status::launcher(),
     };
     let worker = match place.map(|place| place.worker) {
@@ -69,27 +66,16 @@ pub fn state() -> State {
     State { worker, next_start: (worker == "waiting").then_some(next_start), place, preloaded: status::is_preloaded() }
 }
 
-/// Starts a launcher for this database alone. False if one runs already.
-pub fn start_by_hand() -> Result<bool, Error> {
-    if status::is_preloaded() {
-        return Err(Kind::SweepPreloaded.into());
-    }
-    if !pg::of_database(launcher::is_to_be_swept) {
-        return Err(Kind::SweepExcluded.into());
-    }
-    match by_hand::start(pg::database_oid()) {
-        Start::Started => Ok(true),
-        Start::Already => Ok(false),
-        Start::NoSlot => Err(Kind::NoWorkerSlot.into()),
-    }
-}
-
-/// Stops the launcher that [`start_by_hand`] has started. False if there is none.
-pub fn stop_by_hand() -> Result<bool, Error> {
-    if status::is_preloaded() {
-        return Err(Kind::SweepPreloaded.into());
-    }
-    Ok(by_hand::stop(pg::database_oid()))
+/// The registration of a process that runs `function` with the oid of `database`, which may be 0. pg_stat_activity shows it as
+/// `kind`. It starts once the server accepts writes, so on a standby when that is promoted.
+fn builder(kind: &str, function: &str, database: u32) -> BackgroundWorkerBuilder {
+    let name = if database == 0 { kind.to_owned() } else { format!("{kind} for database {database}") };
+    BackgroundWorkerBuilder::new(&name)
+        .set_type(kind)
+        .set_library("temptoken")
+        .set_function(function)
+        .set_argument(Some(Oid::from(database).into()))
+        .enable_spi_access()
 }
 
 /// Waits for `time`, or until this process's latch is set, which every signal does. pg_stat_activity shows `event`.

@@ -1,18 +1,6 @@
 //! The status of sweeping one database, and how it changes. Pure: no shared memory, no processes.
 //!
-//! Each database has a [`Place`] in the shared memory of `status`. [`Worker`] in it is the state of the process that sweeps
-//! the database:
-//!
-//! ```text
-//!       register_worker           begin
-//!     None ────────▶ Expected ────────▶ Running
-//!       ▲               │                  │
-//!       └───────────────┴──────────────────┘
-//!   by the worker:   finish, pause, find_locked, fail, find_no_extension
-//!   by the launcher: fail, when the worker ended without any of these; note_crash, after the server's crash
-//! ```
-
-use super::by_hand_state::{ByHand, State};
+//! Each database has a [`Place`] in the shared memory of `status`. docs/internals.md has a diagram of its states.
 
 /// The most bytes that are kept of an error message.
 const ERROR_MAX: usize = 240;
@@ -22,8 +10,18 @@ const SHRINK: u64 = 10;
 
 const LOCKED: &str = "another session holds a lock on temptoken.temp_tokens";
 const CRASHED: &str = "the worker crashed, or the server did while it ran; this database is left alone for an interval";
-const CRASHED_BY_HAND: &str =
-    "the server crashed, perhaps because of the worker; this database is left alone for an interval";
+
+/// The launcher that a session has registered for one database.
+#[derive(Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub enum ByHand {
+    /// There is none.
+    None,
+    /// It runs, starts, or is about to come back after an error.
+    Wanted,
+    /// It was told to stop, and has not noticed.
+    Stopping,
+}
 
 /// The process that sweeps a database.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -41,11 +39,10 @@ pub enum Worker {
 pub struct Place {
     pub database: u32,
     pub by_hand: ByHand,
-    /// When the launcher that was started by hand begins its next round.
+    /// The process of the launcher that was started by hand, 0 while it has not had one; and when it begins its next round.
+    pub launcher: i32,
     pub next_start: i64,
     pub worker: Worker,
-    /// A sweep has begun and neither finished nor failed.
-    unfinished: bool,
     /// There is more to do, for another worker in the same round.
     pub paused: bool,
     /// The last sweep found the table locked.
@@ -69,10 +66,10 @@ pub struct Place {
 impl Place {
     pub const FREE: Self = Self {
         database: 0,
-        by_hand: ByHand::NONE,
+        by_hand: ByHand::None,
+        launcher: 0,
         next_start: 0,
         worker: Worker::None,
-        unfinished: false,
         paused: false,
         locked: false,
         last_start: 0,
@@ -94,7 +91,7 @@ impl Place {
 
     /// Whether neither a worker nor a launcher of its own runs for this database.
     pub fn is_idle(&self) -> bool {
-        self.by_hand.state == State::None && self.worker == Worker::None
+        self.by_hand == ByHand::None && self.worker == Worker::None
     }
 
     /// Whether the last crash was so recent that this round skips the database. `interval` is in microseconds.
@@ -110,15 +107,18 @@ impl Place {
 
     /// A worker is about to be registered.
     pub fn register_worker(&mut self) {
-        (self.worker, self.paused) = (Worker::Expected, false);
+        self.worker = Worker::Expected;
     }
 
-    /// A worker has locked the table. It begins a sweep, or goes on with a paused one.
+    /// The worker `pid` has locked the table. If it has not done so before, it begins a sweep, or goes on with a paused one.
     pub fn begin(&mut self, pid: i32, now: i64) {
-        if !self.unfinished {
+        if self.worker == Worker::Running(pid) {
+            return;
+        }
+        if !self.paused {
             (self.last_start, self.removed) = (now, 0);
         }
-        (self.worker, self.unfinished) = (Worker::Running(pid), true);
+        (self.worker, self.paused) = (Worker::Running(pid), false);
     }
 
     /// The worker has committed the removal of `rows`. If that `was_fast`, the next batch may be twice as large.
@@ -138,7 +138,7 @@ impl Place {
 
     /// The sweep has removed all that had expired.
     pub fn finish(&mut self, now: i64) {
-        (self.worker, self.unfinished, self.locked, self.failing) = (Worker::None, false, false, false);
+        (self.worker, self.locked, self.failing) = (Worker::None, false, false);
         self.last_finish = now;
     }
 
@@ -147,14 +147,14 @@ impl Place {
         if self.locked {
             self.fail(now, LOCKED);
         }
-        (self.worker, self.unfinished, self.locked) = (Worker::None, false, true);
+        (self.worker, self.locked) = (Worker::None, true);
     }
 
     /// The sweep has failed. Returns whether the last one did not fail with the same error.
     pub fn fail(&mut self, now: i64, error: &str) -> bool {
         let cut = (0..=error.len().min(ERROR_MAX)).rev().find(|at| error.is_char_boundary(*at)).unwrap_or(0);
         let is_new = !self.failing || self.last_error() != &error.as_bytes()[..cut];
-        (self.worker, self.unfinished, self.failing, self.last_error_at) = (Worker::None, false, true, now);
+        (self.worker, self.paused, self.failing, self.last_error_at) = (Worker::None, false, true, now);
         self.error[..cut].copy_from_slice(&error.as_bytes()[..cut]);
         self.error_length = cut;
         is_new
@@ -163,24 +163,23 @@ impl Place {
     /// As [`Self::fail`]: the launcher has ended the worker because it took too long. Its last batch is rolled back. The next
     /// worker tries a smaller one, in the same round unless the batch was one row.
     pub fn end_overdue(&mut self, now: i64, error: &str, batch_size: u64) -> bool {
-        let tried = self.batch(batch_size);
+        let (tried, is_new) = (self.batch(batch_size), self.fail(now, error));
         self.batch = (tried / SHRINK).max(1);
         self.paused = tried > 1;
-        self.fail(now, error)
+        is_new
     }
 
     /// The server has crashed while a worker was here.
     pub fn note_crash(&mut self, now: i64) {
-        let error = if self.by_hand.state == State::None { CRASHED } else { CRASHED_BY_HAND };
-        self.fail(now, error);
-        (self.crashed_at, self.paused) = (now, false);
+        self.fail(now, CRASHED);
+        self.crashed_at = now;
     }
 
     /// The extension is not in this database. The place becomes free, which ends a launcher that was started by hand. It stays
     /// if nothing was swept yet: the transaction that creates the extension may have started the launcher.
     pub fn find_no_extension(&mut self) {
-        self.worker = Worker::None;
-        if self.last_start != 0 || self.by_hand.state == State::None {
+        (self.worker, self.paused) = (Worker::None, false);
+        if self.last_start != 0 || self.by_hand == ByHand::None {
             *self = Self::FREE;
         }
     }

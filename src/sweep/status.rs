@@ -20,7 +20,6 @@ use pgrx::shmem::PgSharedMemoryInitialization;
 use pgrx::{pg_guard, pg_sys};
 
 use super::place::{Place, Worker};
-use crate::pg;
 
 /// The most databases whose status is kept, where memory for it could be asked for at the start of the server.
 const PLACES_PRELOADED: usize = 1024;
@@ -31,7 +30,7 @@ const PLACES: usize = 64;
 #[repr(C)]
 struct Table {
     locked: AtomicBool,
-    data: UnsafeCell<Data>,
+    data: Data,
 }
 
 #[derive(Clone, Copy)]
@@ -40,8 +39,6 @@ struct Data {
     /// The launcher that sweeps every database.
     launcher: i32,
     next_start: i64,
-    /// When the table was made: at the start of the server, after its last crash, or later.
-    made_at: i64,
     /// The places were restored after a crash, and [`note_crash`] has not been called since.
     is_restored: bool,
 }
@@ -54,7 +51,7 @@ struct Locked {
 impl Locked {
     fn data(&mut self) -> &mut Data {
         // SAFETY: the table lives as long as the process; who holds the lock is alone with it.
-        unsafe { &mut *(*self.table).data.get() }
+        unsafe { &mut (*self.table).data }
     }
 
     fn places(&mut self) -> &mut [Place] {
@@ -154,19 +151,15 @@ fn attach() {
     // SAFETY: asks for as many bytes as the table and its places have, which PostgreSQL aligns for any type.
     let table = unsafe { pg_sys::ShmemInitStruct(c"temptoken sweep".as_ptr(), size(), &mut found).cast::<Table>() };
     SHARED.0.store(table, Ordering::Relaxed);
-    if found {
-        return;
-    }
-    let is_restored = COPIED.is_there.load(Ordering::Relaxed);
-    if is_restored {
+    if !found && COPIED.is_there.load(Ordering::Relaxed) {
         // SAFETY: the copy is as large as the table. This process is the postmaster, and nobody else has the memory yet.
         unsafe {
             ptr::copy_nonoverlapping(COPIED.bytes.get().cast::<u8>(), table.cast::<u8>(), size());
-            // Whoever held the lock is gone.
+            // Whoever held the lock is gone, and the launcher too.
             (*table).locked.store(false, Ordering::Relaxed);
+            (*table).data = Data { launcher: 0, next_start: 0, is_restored: true };
         }
     }
-    *lock().data() = Data { launcher: 0, next_start: 0, made_at: pg::now(), is_restored };
 }
 
 fn lock() -> Locked {
@@ -223,12 +216,6 @@ pub fn note_crash(now: i64) {
     if std::mem::take(&mut locked.data().is_restored) {
         locked.places().iter_mut().filter(|place| place.worker != Worker::None).for_each(|place| place.note_crash(now));
     }
-}
-
-/// When the table was made.
-pub fn made_at() -> i64 {
-    // 0 for the moment between its being found and that being written.
-    Some(lock().data().made_at).filter(|time| *time != 0).unwrap_or_else(pg::now)
 }
 
 /// The launcher that sweeps every database, and when it does so next.

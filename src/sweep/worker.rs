@@ -3,12 +3,12 @@
 use std::ffi::CStr;
 use std::time::{Duration, Instant};
 
-use pgrx::bgworkers::{BackgroundWorkerBuilder, BgWorkerStartTime, DynamicBackgroundWorker};
+use pgrx::bgworkers::DynamicBackgroundWorker;
 use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::pg_sys::{self, Datum, Oid};
 
-use super::place::{Place, Worker};
-use super::{LIBRARY, by_hand, catch, heed_signals, log_failure, override_settings, status};
+use super::place::{ByHand, Place};
+use super::{builder, catch, heed_signals, log_failure, override_settings, status};
 use crate::errors::Error;
 use crate::pg::{self, IntoReport as _, TableChanged};
 use crate::settings;
@@ -46,17 +46,7 @@ const OVERRIDES: &[(&CStr, &CStr)] = &[
 
 /// Starts a worker for `database`. `None` when no slot is free.
 pub fn start(database: u32) -> Option<DynamicBackgroundWorker> {
-    BackgroundWorkerBuilder::new(&format!("{NAME} for database {database}"))
-        .set_type(NAME)
-        .set_library(LIBRARY)
-        .set_function("temptoken_sweep_worker_main")
-        .set_argument(Some(Oid::from(database).into()))
-        .enable_spi_access()
-        .set_start_time(BgWorkerStartTime::RecoveryFinished)
-        .set_restart_time(None)
-        .set_notify_pid(pg::pid())
-        .load_dynamic()
-        .ok()
+    builder(NAME, "temptoken_sweep_worker_main", database).set_notify_pid(pg::pid()).load_dynamic().ok()
 }
 
 /// Main of a worker process; its argument is the oid of the database.
@@ -99,12 +89,12 @@ enum End {
 fn finish(database: &str) {
     let now = pg::now();
     let place = status::change(pg::database_oid(), |place| {
-        let before = *place;
         place.finish(now);
-        before
+        *place
     });
-    let Some(place) = place else { return };
-    if place.removed > 0 {
+    if let Some(place) = place
+        && place.removed > 0
+    {
         let milliseconds = (now - place.last_start) / 1000;
         pgrx::log!("temptoken: swept database \"{database}\": {} rows in {milliseconds} ms", place.removed);
     }
@@ -146,14 +136,15 @@ fn turn() -> End {
             Ok(step) => step,
             Err(end) => return end,
         };
-        status::change(pg::database_oid(), |place| {
-            place.count_removed(step.removed, begun.elapsed() < FAST, batch_size)
+        let is_told_to_stop = status::change(pg::database_oid(), |place| {
+            place.count_removed(step.removed, begun.elapsed() < FAST, batch_size);
+            place.by_hand == ByHand::Stopping
         });
         heed_signals();
         if step.is_last {
             return End::Finished;
         }
-        if started.elapsed() >= TIME_LIMIT || by_hand::is_told_to_stop(pg::database_oid()) {
+        if started.elapsed() >= TIME_LIMIT || is_told_to_stop == Some(true) {
             return End::Paused;
         }
     }
@@ -161,12 +152,7 @@ fn turn() -> End {
 
 /// Records that this process sweeps the database.
 fn begin() {
-    let me = pg::pid();
-    status::change(pg::database_oid(), |place| {
-        if place.worker != Worker::Running(me) {
-            place.begin(me, pg::now());
-        }
-    });
+    status::change(pg::database_oid(), |place| place.begin(pg::pid(), pg::now()));
 }
 
 /// Runs `work` in a transaction of its own. The transaction shows in pg_stat_activity, and the rows that it removes in the

@@ -3,11 +3,13 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{
-    Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, signal, slow_down, text, value, wait_for, wait_until,
+    Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, signal, slow_down, stays_for, text, value, wait_for,
+    wait_until,
 };
 use postgres::Client;
 
 const START: &str = "SELECT temptoken_sweep_worker_start()";
+const STOP: &str = "SELECT temptoken_sweep_worker_stop()";
 
 /// A trigger that kills the process which deletes a row.
 const CRASH: &str = "CREATE FUNCTION crash() RETURNS trigger LANGUAGE plpgsql AS $$
@@ -80,24 +82,26 @@ fn a_database_whose_worker_crashes_is_left_alone_for_an_interval() {
     }
 }
 
+/// The postmaster starts it again after the crash. It ends at once, and the worker of its database crashes no second time.
 #[test]
-fn a_launcher_started_by_hand_waits_an_interval_after_a_crash() {
-    let cluster = Cluster::start(&["temptoken.sweep_interval = 5s"]);
+fn a_launcher_started_by_hand_does_not_outlive_a_crash() {
+    let cluster = Cluster::start(&["temptoken.sweep_interval = 1s"]);
     let mut client = create(&cluster, "bad");
     client.batch_execute(CRASH).unwrap();
     mint(&mut client, 3, "1 millisecond");
     assert_eq!(text(&mut client, START), "t");
     wait_until("it has crashed", || crashes(&cluster) == 1);
-    let begun = Instant::now();
     let mut client = wait_for("the server is back", || cluster.try_connect("bad"));
-    wait_until("the launcher is back", || holds(&mut client, "worker = 'waiting'"));
-    assert!(holds(&mut client, "last_error LIKE 'the server crashed%left alone for an interval'"));
-    drop(client);
-    wait_until("it has crashed again", || crashes(&cluster) == 2);
-    assert!(begun.elapsed() > Duration::from_secs(3), "{:?}", begun.elapsed());
-    let mut client = wait_for("the server is back", || cluster.try_connect("bad"));
+    wait_until("the launcher has ended", || value(&mut client, LAUNCHER).is_none());
+    stays_for(Duration::from_secs(6), "it does not come back", || {
+        value(&mut client, LAUNCHER).is_none() && holds(&mut client, "worker = 'none' AND last_start IS NULL")
+    });
+    assert_eq!(crashes(&cluster), 1);
     client.batch_execute("DROP TRIGGER crash ON temptoken.temp_tokens").unwrap();
+    assert_eq!(text(&mut client, STOP), "f");
+    assert_eq!(text(&mut client, START), "t");
     wait_until("it is swept", || has_tokens(&mut client, 0));
+    assert_eq!(text(&mut client, START), "f");
 }
 
 #[test]
@@ -237,12 +241,11 @@ fn starting_and_stopping_say_what_a_restart_does() {
         let output = cluster.psql("one").args(["-A", "-t", "-c", call]).output().unwrap();
         String::from_utf8(output.stdout).unwrap() + &String::from_utf8(output.stderr).unwrap()
     };
-    let stop = "SELECT temptoken_sweep_worker_stop()";
     for (call, answer, notice) in [
-        (stop, "f", "no sweep worker is running"),
+        (STOP, "f", "no sweep worker is running"),
         (START, "t", "the sweep worker is started"),
         (START, "f", "the sweep worker is running already"),
-        (stop, "t", "the sweep worker is stopped"),
+        (STOP, "t", "the sweep worker is stopped"),
     ] {
         let said = say(call);
         assert!(said.starts_with(answer) && said.contains(&format!("NOTICE:  temptoken: {notice}")), "{said}");
@@ -250,12 +253,9 @@ fn starting_and_stopping_say_what_a_restart_does() {
     }
 }
 
-/// The launcher is terminated before the session that starts it has looked whether it came: the session and the postmaster are
-/// stopped meanwhile.
-#[test]
-fn a_launcher_that_is_terminated_while_it_starts_is_started_all_the_same() {
-    let cluster = Cluster::start(&["temptoken.sweep_interval = 1s"]);
-    let mut starter = create(&cluster, "one");
+/// A session starts the launcher of database `one`, and waits for it, while the postmaster is stopped. `meanwhile` is called then,
+/// with the pids of session and postmaster, and lets the postmaster go on. What the session was answered.
+fn start_while(cluster: &Cluster, mut starter: Client, meanwhile: impl FnOnce(&mut Client, &str, &str)) -> String {
     let mut client = cluster.connect("one");
     let session = text(&mut starter, "SELECT pg_backend_pid()");
     let postmaster = cluster.postmaster_pid();
@@ -264,18 +264,81 @@ fn a_launcher_that_is_terminated_while_it_starts_is_started_all_the_same() {
     let waiting = format!(
         "SELECT wait_event FROM pg_stat_activity WHERE pid = {session} AND lower(wait_event) = 'bgworkerstartup'"
     );
-    let answer = std::thread::scope(|scope| {
+    std::thread::scope(|scope| {
         let start = scope.spawn(|| text(&mut starter, START));
         wait_until("it waits for the launcher", || value(&mut client, &waiting).is_some());
-        signal(&session, "STOP");
-        signal(&postmaster, "CONT");
-        let launcher = wait_for("the launcher runs", || value(&mut client, LAUNCHER));
-        text(&mut client, &format!("SELECT pg_terminate_backend({launcher})"));
-        wait_until("it is gone", || !std::path::Path::new(&format!("/proc/{launcher}")).exists());
-        signal(&session, "CONT");
+        meanwhile(&mut client, &session, &postmaster);
         start.join().unwrap()
+    })
+}
+
+/// The launcher is terminated before the session that starts it has looked whether it came: the session is stopped meanwhile.
+#[test]
+fn a_launcher_that_is_terminated_while_it_starts_is_started_all_the_same() {
+    let cluster = Cluster::start(&["temptoken.sweep_interval = 1s"]);
+    let starter = create(&cluster, "one");
+    let mut other = cluster.connect("one");
+    let answer = start_while(&cluster, starter, |client, session, postmaster| {
+        signal(session, "STOP");
+        signal(postmaster, "CONT");
+        let launcher = wait_for("the launcher runs", || value(client, LAUNCHER));
+        text(client, &format!("SELECT pg_terminate_backend({launcher})"));
+        wait_until("it is gone", || !std::path::Path::new(&format!("/proc/{launcher}")).exists());
+        signal(session, "CONT");
     });
     assert_eq!(answer, "t");
-    mint(&mut client, 3, "1 millisecond");
-    wait_until("it comes back, and sweeps", || has_tokens(&mut client, 0));
+    mint(&mut other, 3, "1 millisecond");
+    wait_until("it comes back, and sweeps", || has_tokens(&mut other, 0));
+}
+
+#[test]
+fn a_launcher_that_is_stopped_while_it_starts_ends() {
+    let cluster = Cluster::start(&[]);
+    let starter = create(&cluster, "one");
+    let mut other = cluster.connect("one");
+    let answer = start_while(&cluster, starter, |client, _, postmaster| {
+        assert_eq!(text(client, START), "f", "it is on its way");
+        assert_eq!(text(client, STOP), "t");
+        assert_eq!(text(client, STOP), "f", "it was told, and has no process");
+        signal(postmaster, "CONT");
+    });
+    assert_eq!(answer, "t");
+    wait_until("it has ended", || value(&mut other, LAUNCHER).is_none());
+    stays_for(Duration::from_secs(6), "it does not come back", || value(&mut other, LAUNCHER).is_none());
+    assert!(holds(&mut other, "worker = 'none' AND last_start IS NULL"));
+    assert_eq!(text(&mut other, START), "t", "another can be started");
+    wait_until("it sweeps", || holds(&mut other, "last_finish IS NOT NULL"));
+}
+
+/// Told to stop and wanted again, before it has a process; and again while it has none because it was terminated.
+#[test]
+fn a_launcher_that_is_wanted_again_before_it_has_noticed_goes_on() {
+    let cluster = Cluster::start(&["temptoken.sweep_interval = 1s"]);
+    let starter = create(&cluster, "one");
+    let mut other = cluster.connect("one");
+    let again = |client: &mut Client| {
+        assert_eq!(text(client, STOP), "t");
+        assert_eq!(text(client, START), "f");
+    };
+    let answer = start_while(&cluster, starter, |client, _, postmaster| {
+        again(client);
+        signal(postmaster, "CONT");
+    });
+    assert_eq!(answer, "t");
+    wait_until("it sweeps", || holds(&mut other, "last_finish IS NOT NULL"));
+    let launcher = text(&mut other, LAUNCHER);
+    text(&mut other, &format!("SELECT pg_terminate_backend({launcher})"));
+    wait_until("it is gone", || value(&mut other, LAUNCHER).is_none());
+    again(&mut other);
+    mint(&mut other, 3, "1 millisecond");
+    wait_until("it comes back, and sweeps", || has_tokens(&mut other, 0));
+    let launchers = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'temptoken sweep launcher'";
+    assert_eq!(text(&mut other, launchers), "1");
+    // Nobody tells one to stop that has been told in vain, as it had no process, and comes back.
+    let launcher = text(&mut other, LAUNCHER);
+    text(&mut other, &format!("SELECT pg_terminate_backend({launcher})"));
+    wait_until("it is gone", || value(&mut other, LAUNCHER).is_none());
+    assert_eq!(text(&mut other, STOP), "t");
+    stays_for(Duration::from_secs(7), "it sweeps no more", || holds(&mut other, "worker = 'none'"));
+    assert_eq!(text(&mut other, START), "t");
 }
