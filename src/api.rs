@@ -364,7 +364,11 @@ fn sweep_worker_start(_call: &Call<'_>, (): ()) -> Answer {
     pg::require_writable(c"temptoken_sweep_worker_start()");
     let started = sweep::start_by_hand()?;
     pg::notice(
-        if started { c"temptoken: the sweep worker is started" } else { c"temptoken: the sweep worker is running already" },
+        if started {
+            c"temptoken: the sweep worker is started"
+        } else {
+            c"temptoken: the sweep worker is running already"
+        },
         c"A restart of the server ends it, and so does a crash. To sweep after that too, add temptoken to \
           shared_preload_libraries, or call temptoken_schedule_sweep().",
     );

@@ -207,8 +207,7 @@ fn name_of(database: &pg_sys::FormData_pg_database) -> &CStr {
     unsafe { CStr::from_ptr(database.datname.data.as_ptr()) }
 }
 
-/// The databases to sweep: all, or `only` one. Frees the places of dropped databases, which ends
-/// their launchers.
+/// The databases to sweep: all, or `only` one. Frees the places of dropped databases, which ends their launchers.
 fn databases(only: Option<u32>, logged: &mut Logged) -> Vec<Database> {
     let mut databases = Vec::new();
     // SAFETY: reads pg_database as the autovacuum launcher does (postmaster/autovacuum.c, get_database_list): a shared

@@ -13,7 +13,7 @@ mod place;
 mod status;
 mod worker;
 
-use std::ffi::{CStr, c_int, c_long};
+use std::ffi::{c_int, c_long};
 use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
@@ -129,15 +129,6 @@ fn heed_signals() {
             std::ptr::write_volatile(&raw mut pg_sys::ConfigReloadPending, 0);
             pg_sys::ProcessConfigFile(pg_sys::GucContext::PGC_SIGHUP);
         }
-    }
-}
-
-/// Puts these settings in force for this process, before its database or role has a say.
-fn override_settings(settings: &[(&CStr, &CStr)]) {
-    for (name, value) in settings {
-        let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
-        // SAFETY: both are C strings.
-        unsafe { pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source) };
     }
 }
 

@@ -34,7 +34,8 @@ pub enum Worker {
     Running(i32),
 }
 
-/// The status of sweeping one database. Times are Unix microseconds, 0 for never. All zeros is a free place.
+/// The status of sweeping one database. Times are Unix microseconds, 0 for never. All zeros is a free place, because new
+/// shared memory is all zeros.
 #[derive(Clone, Copy)]
 pub struct Place {
     pub database: u32,
@@ -64,30 +65,8 @@ pub struct Place {
 }
 
 impl Place {
-    pub const FREE: Self = Self {
-        database: 0,
-        by_hand: ByHand::None,
-        launcher: 0,
-        next_start: 0,
-        worker: Worker::None,
-        paused: false,
-        locked: false,
-        last_start: 0,
-        last_finish: 0,
-        removed: 0,
-        removed_in_total: 0,
-        batch: 0,
-        failing: false,
-        crashed_at: 0,
-        last_error_at: 0,
-        error: [0; ERROR_MAX],
-        error_length: 0,
-    };
-
-    /// A place for `database`, before its first sweep.
-    pub fn new(database: u32) -> Self {
-        Self { database, ..Self::FREE }
-    }
+    // SAFETY: numbers, flags, and enums of which zero is the first variant.
+    pub const FREE: Self = unsafe { std::mem::zeroed() };
 
     /// Whether neither a worker nor a launcher of its own runs for this database.
     pub fn is_idle(&self) -> bool {

@@ -8,10 +8,11 @@
 //! the memory allocates it, from the reserve that PostgreSQL keeps for this, as contrib/pg_prewarm does. If other extensions
 //! have used that up, PostgreSQL raises an error.
 
-use std::cell::UnsafeCell;
 use std::ffi::c_int;
 use std::hint;
+use std::mem::MaybeUninit;
 use std::ptr;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicPtr, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -36,9 +37,8 @@ struct Table {
 #[derive(Clone, Copy)]
 #[repr(C)]
 struct Data {
-    /// The launcher that sweeps every database.
-    launcher: i32,
-    next_start: i64,
+    /// The process of the launcher that sweeps every database, and when it does so next.
+    launcher: (i32, i64),
     /// The places were restored after a crash, and [`note_crash`] has not been called since.
     is_restored: bool,
 }
@@ -78,17 +78,9 @@ static SHARED: Shared = Shared(AtomicPtr::new(ptr::null_mut()));
 /// Whether the library was loaded at the start of the server.
 static PRELOADED: AtomicBool = AtomicBool::new(false);
 
-/// The postmaster's copy of the table, from the moment at which a crash makes it give shared memory up.
-struct Copied {
-    is_there: AtomicBool,
-    bytes: UnsafeCell<[u8; size_of_table(PLACES_PRELOADED)]>,
-}
-
-// SAFETY: only the postmaster touches the bytes, and it has one thread.
-unsafe impl Sync for Copied {}
-
-static COPIED: Copied =
-    Copied { is_there: AtomicBool::new(false), bytes: UnsafeCell::new([0; size_of_table(PLACES_PRELOADED)]) };
+/// The postmaster's copy of the table, from the moment at which a crash makes it give shared memory up until it is restored;
+/// else empty.
+static COPY: Mutex<Vec<MaybeUninit<u8>>> = Mutex::new(Vec::new());
 
 impl PgSharedMemoryInitialization for Shared {
     type Value = bool;
@@ -100,6 +92,10 @@ impl PgSharedMemoryInitialization for Shared {
 
     unsafe fn on_shmem_startup(&'static self, _value: bool) {
         attach();
+        // Now, since memory may be short at a crash.
+        if let Ok(mut copy) = COPY.lock() {
+            copy.reserve_exact(size());
+        }
         // SAFETY: the hook runs in the postmaster, at its start and after each crash of its children. A callback holds for one
         // life of shared memory. Callbacks are called in the reverse order of their registration (storage/ipc/ipc.c,
         // shmem_exit), and memory was mapped, and its unmapping registered, before this hook was called
@@ -113,9 +109,10 @@ impl PgSharedMemoryInitialization for Shared {
 #[pg_guard]
 unsafe extern "C-unwind" fn copy_table(_code: c_int, _argument: pg_sys::Datum) {
     let table = SHARED.0.load(Ordering::Relaxed);
-    // SAFETY: the table is still mapped, and as large as the copy, since the library is preloaded.
-    unsafe { ptr::copy_nonoverlapping(table.cast::<u8>(), COPIED.bytes.get().cast::<u8>(), size()) };
-    COPIED.is_there.store(true, Ordering::Relaxed);
+    if let Ok(mut copy) = COPY.lock() {
+        // SAFETY: the table is still mapped, and nobody else runs.
+        copy.extend_from_slice(unsafe { std::slice::from_raw_parts(table.cast(), size()) });
+    }
 }
 
 /// Asks for the shared memory, when the library is loaded through shared_preload_libraries.
@@ -138,11 +135,7 @@ fn capacity() -> usize {
 }
 
 fn size() -> usize {
-    size_of_table(capacity())
-}
-
-const fn size_of_table(places: usize) -> usize {
-    size_of::<Table>() + places * size_of::<Place>()
+    size_of::<Table>() + capacity() * size_of::<Place>()
 }
 
 /// Finds the table in shared memory, or makes it. New memory is all zeros, which is an empty table.
@@ -151,14 +144,18 @@ fn attach() {
     // SAFETY: asks for as many bytes as the table and its places have, which PostgreSQL aligns for any type.
     let table = unsafe { pg_sys::ShmemInitStruct(c"temptoken sweep".as_ptr(), size(), &mut found).cast::<Table>() };
     SHARED.0.store(table, Ordering::Relaxed);
-    if !found && COPIED.is_there.load(Ordering::Relaxed) {
+    if !found
+        && let Ok(mut copy) = COPY.lock()
+        && !copy.is_empty()
+    {
         // SAFETY: the copy is as large as the table. This process is the postmaster, and nobody else has the memory yet.
         unsafe {
-            ptr::copy_nonoverlapping(COPIED.bytes.get().cast::<u8>(), table.cast::<u8>(), size());
+            ptr::copy_nonoverlapping(copy.as_ptr(), table.cast(), copy.len());
             // Whoever held the lock is gone, and the launcher too.
             (*table).locked.store(false, Ordering::Relaxed);
-            (*table).data = Data { launcher: 0, next_start: 0, is_restored: true };
+            (*table).data = Data { launcher: (0, 0), is_restored: true };
         }
+        copy.clear();
     }
 }
 
@@ -191,7 +188,8 @@ pub fn change<R>(database: u32, how: impl FnOnce(&mut Place) -> R) -> Option<R> 
     if locked.place(database).is_none() {
         let rank = |place: &&mut Place| (place.database != 0, place.last_start.max(place.crashed_at));
         let idle = locked.places().iter_mut().filter(|place| place.is_idle()).min_by_key(rank)?;
-        *idle = Place::new(database);
+        *idle = Place::FREE;
+        idle.database = database;
     }
     locked.place(database).map(how)
 }
@@ -220,12 +218,10 @@ pub fn note_crash(now: i64) {
 
 /// The launcher that sweeps every database, and when it does so next.
 pub fn launcher() -> (i32, i64) {
-    let mut locked = lock();
-    (locked.data().launcher, locked.data().next_start)
+    lock().data().launcher
 }
 
 /// Says that this process is the launcher that sweeps every database, and when it does so next.
 pub fn set_launcher(pid: i32, next_start: i64) {
-    let mut locked = lock();
-    (locked.data().launcher, locked.data().next_start) = (pid, next_start);
+    lock().data().launcher = (pid, next_start);
 }

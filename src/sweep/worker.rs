@@ -8,7 +8,7 @@ use pgrx::pg_sys::panic::ErrorReportWithLevel;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::place::{ByHand, Place};
-use super::{builder, catch, heed_signals, log_failure, override_settings, status};
+use super::{builder, catch, heed_signals, log_failure, status};
 use crate::errors::Error;
 use crate::pg::{self, IntoReport as _, TableChanged};
 use crate::settings;
@@ -57,7 +57,10 @@ pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
     // SAFETY: called once, before any access to a database. Settings come first, so that they win over the database's own.
     // Without a user the worker acts as the superuser that initdb made, as autovacuum does.
     unsafe {
-        override_settings(OVERRIDES);
+        for (name, value) in OVERRIDES {
+            let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
+            pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source);
+        }
         let database = Oid::from(argument.value() as u32);
         pg_sys::BackgroundWorkerInitializeConnectionByOid(database, pg_sys::InvalidOid, 0);
     }
@@ -103,10 +106,9 @@ fn finish(database: &str) {
 /// Records that the sweep has failed, and logs it unless the sweep before failed in the same way.
 fn fail(database: &str, error: &ErrorReportWithLevel) {
     let is_new = status::change(pg::database_oid(), |place| place.fail(pg::now(), error.message()));
-    if is_new == Some(false) {
-        return;
+    if is_new != Some(false) {
+        log_failure(database, error.sql_error_code(), error.message(), error.detail());
     }
-    log_failure(database, error.sql_error_code(), error.message(), error.detail());
 }
 
 /// Removes what has expired by now, in transactions of at most the batch size each, until none is left or time is up.

@@ -253,8 +253,8 @@ fn starting_and_stopping_say_what_a_restart_does() {
     }
 }
 
-/// A session starts the launcher of database `one`, and waits for it, while the postmaster is stopped. `meanwhile` is called then,
-/// with the pids of session and postmaster, and lets the postmaster go on. What the session was answered.
+/// A session starts the launcher of database `one`, and waits for it, while the postmaster is stopped. `meanwhile` is called
+/// then, with the pids of session and postmaster, and lets the postmaster go on. What the session was answered.
 fn start_while(cluster: &Cluster, mut starter: Client, meanwhile: impl FnOnce(&mut Client, &str, &str)) -> String {
     let mut client = cluster.connect("one");
     let session = text(&mut starter, "SELECT pg_backend_pid()");
