@@ -189,7 +189,7 @@ LANGUAGE c
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger() IS
 'Trigger for a table of the application, AFTER DELETE OR UPDATE FOR EACH ROW: deletes the tokens of the row''s resource in the same transaction.
-Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint, and not a virtual generated one. The value before the change counts; NULL deletes nothing.
+Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint, and not a virtual generated one. The value before the change counts; NULL deletes nothing. TRUNCATE fires no row trigger: call temptoken_delete_by_scope() with it. An UPDATE that moves a row to another partition fires the trigger for DELETE.
 Errors: 39P01 when it is another kind of trigger; 22023 with other than two arguments; 42703 when the column does not fit.';
 
 -- ---------------------------------------------------------------------------------------------------------------------

@@ -16,8 +16,10 @@ use rustc_hash::FxHasher;
 use crate::errors::Refusal;
 use crate::pg;
 
-/// Slots for the scopes of all databases. Nearly as many are counted.
-const SLOTS: usize = 16_384;
+/// A database has one of the parts, so that none can take the slots of all.
+const PARTS: usize = 16;
+/// The slots of a part. Nearly as many scopes are counted.
+const SLOTS: usize = 1024;
 /// Maximum probe distance in the hash table.
 const REACH: usize = 32;
 
@@ -35,7 +37,7 @@ struct Slot {
 }
 
 struct Counters {
-    slots: [Slot; SLOTS],
+    parts: [[Slot; SLOTS]; PARTS],
 }
 
 /// NULL where the library is not preloaded.
@@ -79,48 +81,40 @@ pub fn count(scope: Option<&[u8]>, refusal: Option<Refusal>) {
 
 /// Adds to one of the counts of `scope`.
 pub fn add(scope: Option<&[u8]>, at: usize, times: u64) {
-    if let Some(slot) = slot(scope, true) {
-        slot.counts[at].fetch_add(times, Ordering::Relaxed);
+    while let Some((slot, key)) = slot(scope) {
+        // Another backend may be faster, for another scope or for this one. Then it is looked for again.
+        let is_mine = slot.key.load(Ordering::Relaxed) == key
+            || slot.key.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed).is_ok();
+        if is_mine {
+            slot.counts[at].fetch_add(times, Ordering::Relaxed);
+            return;
+        }
     }
 }
 
 /// The counts of `scope` by name. `None` where nothing is counted.
 pub fn of(scope: Option<&[u8]>) -> Option<[(&'static str, u64); COUNTS]> {
-    counters()?;
-    let slot = slot(scope, false);
-    let count = |at: usize| slot.map_or(0, |slot| slot.counts[at].load(Ordering::Relaxed));
+    let (slot, _) = slot(scope)?;
     let name = |at: usize| match at {
         0 => "ok",
         MINTED => "minted",
         SPENT => "spent",
         _ => Refusal::ALL[at - 1].name(),
     };
-    Some(std::array::from_fn(|at| (name(at), count(at))))
+    Some(std::array::from_fn(|at| (name(at), slot.counts[at].load(Ordering::Relaxed))))
 }
 
-fn counters() -> Option<&'static Counters> {
+/// The slot of `scope` in this database, or else the one that is free for it; and the key that it has there. `None` where
+/// the library is not preloaded, and where other scopes of the same part have all that are within reach.
+fn slot(scope: Option<&[u8]>) -> Option<(&'static Slot, u64)> {
     // SAFETY: shared memory lives as long as the process, and is only reached through atomics.
-    unsafe { SHARED.0.load(Ordering::Relaxed).as_ref() }
-}
-
-/// The slot of `scope` in this database. If it has none: a free one, if `take` is true.
-fn slot(scope: Option<&[u8]>, take: bool) -> Option<&'static Slot> {
-    let slots = &counters()?.slots;
+    let counters = unsafe { SHARED.0.load(Ordering::Relaxed).as_ref() }?;
+    let database = pg::database_oid();
     let mut hasher = FxHasher::default();
-    (pg::database_oid(), scope).hash(&mut hasher);
+    (database, scope).hash(&mut hasher);
     let key = hasher.finish().max(1);
+    let part = &counters.parts[database as usize % PARTS];
     let first = key as usize % SLOTS;
-    for slot in slots[first..].iter().chain(&slots[..first]).take(REACH) {
-        match slot.key.load(Ordering::Relaxed) {
-            known if known == key => return Some(slot),
-            0 if !take => return None,
-            // Another backend may be faster, for another scope or for this one.
-            0 => match slot.key.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed) {
-                Err(taken) if taken != key => {}
-                _ => return Some(slot),
-            },
-            _ => {}
-        }
-    }
-    None
+    let slots = part[first..].iter().chain(&part[..first]).take(REACH);
+    slots.map(|slot| (slot, key)).find(|(slot, _)| [0, key].contains(&slot.key.load(Ordering::Relaxed)))
 }

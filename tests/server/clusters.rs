@@ -7,6 +7,32 @@ use crate::common::{self, Cluster, LAUNCHER, REGISTER, has_tokens, mint, sqlstat
 use postgres::Client;
 
 #[test]
+fn a_database_of_many_scopes_takes_no_counts_from_others() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    // The id decides which part of the memory a database has: another than that of postgres, which is 5.
+    client.batch_execute("CREATE DATABASE filled OID = 20000").unwrap();
+    let mut filled = cluster.connect("filled");
+    filled.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    let all = "DO $$ BEGIN
+        FOR i IN 1 .. 4000 LOOP
+            PERFORM temptoken_register_scope('s' || i, ARRAY['GET /x'], '1 hour');
+            PERFORM temptoken_mint('s' || i, 'r', '1 minute');
+            PERFORM temptoken_unregister_scope('s' || i);
+        END LOOP;
+        RAISE SQLSTATE 'AB123';
+    END $$";
+    assert_eq!(sqlstate(&mut filled, all), "AB123");
+    let minted =
+        "SELECT coalesce((outcomes -> 'minted')::text, 'not counted') FROM temptoken_stats() WHERE scope = 'files'";
+    for (client, counted) in [(&mut filled, "not counted"), (&mut client, "1")] {
+        text(client, REGISTER);
+        text(client, "SELECT temptoken_mint('files', '42', '1 hour')");
+        assert_eq!(text(client, minted), counted);
+    }
+}
+
+#[test]
 fn validations_mints_and_spent_uses_are_counted_by_scope() {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
     let mut client = cluster.connect("postgres");

@@ -38,14 +38,20 @@ SELECT public.temptoken_validate('a', 'b', 'c');
 DROP FUNCTION public.temptoken_validate(text, text, text);
 
 -- Schemas of difficult names: it works, or says why not.
-CREATE SCHEMA "Mixed Case";
-CREATE EXTENSION temptoken SCHEMA "Mixed Case";
-SELECT (("Mixed Case".temptoken_try_validate(NULL, NULL, NULL))).status;
+CREATE SCHEMA "Mixed 1% Case";
+CREATE EXTENSION temptoken SCHEMA "Mixed 1% Case";
+SELECT (("Mixed 1% Case".temptoken_try_validate(NULL, NULL, NULL))).status;
+CREATE ROLE regress_web;
+SELECT "Mixed 1% Case".temptoken_grant('regress_web', 'validate');
+SELECT has_function_privilege('regress_web', '"Mixed 1% Case".temptoken_peek(text, text, text)', 'EXECUTE') AS granted;
+SELECT "Mixed 1% Case".temptoken_revoke_grant('regress_web', 'validate');
 DROP EXTENSION temptoken;
+REVOKE ALL ON SCHEMA "Mixed 1% Case" FROM regress_web;
+DROP ROLE regress_web;
 CREATE SCHEMA "a'b$c";
 CREATE EXTENSION temptoken SCHEMA "a'b$c";
 CREATE EXTENSION temptoken SCHEMA temptoken;
-DROP SCHEMA "Mixed Case", "a'b$c", regress_elsewhere;
+DROP SCHEMA "Mixed 1% Case", "a'b$c", regress_elsewhere;
 
 -- A schema in which any role may create is one in which any role may put a better match for a call.
 CREATE SCHEMA "Regress Open";
