@@ -5,6 +5,7 @@
 //!
 //! A crash of the server makes shared memory anew. The launcher that the postmaster starts after it finds no place, and ends.
 
+use std::mem;
 use std::time::Duration;
 
 use pgrx::pg_sys;
@@ -24,14 +25,7 @@ pub fn start() -> Result<bool, Error> {
         return Err(Kind::SweepExcluded.into());
     }
     let (database, me) = (pg::database_oid(), pg::pid());
-    let before = status::change(database, |place| {
-        let before = std::mem::replace(&mut place.by_hand, ByHand::Wanted);
-        if before == ByHand::None {
-            place.launcher = 0;
-        }
-        before
-    });
-    match before {
+    match status::change(database, |place| mem::replace(&mut place.by_hand, ByHand::Wanted)) {
         None => return Err(Kind::NoWorkerSlot.into()),
         Some(ByHand::None) => {}
         Some(ByHand::Wanted | ByHand::Stopping) => return Ok(false),
@@ -44,8 +38,8 @@ pub fn start() -> Result<bool, Error> {
     // An error means that it was terminated by now. It comes back.
     if let Ok(pid) = registered.wait_for_startup() {
         status::amend(database, |place| {
-            // If it has said hello, it may be another process already.
-            if place.launcher == 0 {
+            // If it has said hello, it may have ended, or be another process already.
+            if place.launcher == 0 && place.by_hand != ByHand::None {
                 place.launcher = pid;
             }
         });
