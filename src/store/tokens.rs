@@ -8,7 +8,7 @@ use crate::pg::{
     self, Bytea, Bytes, Call, Datum, ElementType, Int4, Int8, Jsonb, Key, Oid, Rows, SqlType as _, Statement, Text,
     TextList, Timestamptz, Tuple, Uuid, UuidRange,
 };
-use crate::token::{Digest, TokenId};
+use crate::token::{Digest, TokenId, last_id_at};
 
 /// The types of the columns, in order (sql/tables.sql).
 pub(super) const COLUMNS: &[Oid] =
@@ -259,7 +259,7 @@ pub struct Step {
 impl Sweep {
     /// A walk over the tokens with `expires_at <= before` (Unix microseconds), from the earliest.
     pub fn new(before: i64) -> Self {
-        Self { before, after: TokenId::FIRST }
+        Self { before, after: TokenId::nil() }
     }
 
     /// Removes the next tokens, at most `limit`. Tokens that others have locked are skipped.
@@ -278,7 +278,7 @@ impl Sweep {
     /// Ids bound the walk; `has_expired` decides.
     fn range(&self) -> UuidRange {
         let last_ms = u64::try_from(self.before.div_euclid(1000)).unwrap_or(0);
-        UuidRange { after: *self.after.as_bytes(), to: *TokenId::last_at(last_ms).as_bytes() }
+        UuidRange { after: *self.after.as_bytes(), to: *last_id_at(last_ms).as_bytes() }
     }
 
     fn has_expired(&self, tuple: &Tuple<'_>) -> bool {
