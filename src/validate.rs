@@ -43,68 +43,56 @@ pub fn validate<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses)
 }
 
 fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Result<Verdict<'call>, Error> {
-    let refused = |refusal, scope| Ok(Verdict::Refused { refusal, scope });
-    let Some(token) = request.token.and_then(Token::parse) else {
-        return refused(Refusal::TokenNotFound, None);
-    };
+    let Some(token) = request.token.and_then(Token::parse) else { return Ok(refused(Refusal::TokenNotFound, None)) };
     let mut before: Option<tokens::TokenRow<'_>> = None;
     loop {
-        let Some(row) = find(call, &token)? else { return refused(Refusal::TokenNotFound, None) };
-        let spends = match judge(call, &row, request)? {
-            Ok(spends) => spends && uses == Uses::Spend,
-            Err(refusal) => return refused(refusal, Some(row.scope.bytes)),
+        let (row, spends) = match judge(call, &token, tokens::find(call, token.id())?, request)? {
+            Ok(judged) => judged,
+            Err(refused) => return Ok(refused),
         };
         match row.uses_left {
-            Some(left) if left < 1 => return refused(Refusal::TokenUsedUp, Some(row.scope.bytes)),
-            Some(_) if spends => {}
+            Some(left) if left < 1 => return Ok(refused(Refusal::TokenUsedUp, Some(&row))),
+            Some(_) if spends && uses == Uses::Spend => {}
             _ => return Ok(Verdict::Ok(row)),
         }
-        if let Some(spent) = tokens::spend(call, &row)? {
+        let spent = tokens::spend(call, &row)?;
+        if spent.is_some() {
             counters::add(Some(row.scope.bytes), counters::SPENT, 1);
-            return judge_spent(call, &token, spent, request);
+            // Spending may have waited for another transaction, while the token expired or its scope changed; and a trigger
+            // on the table may have changed the row.
+            return Ok(judge(call, &token, spent, request)?.map_or_else(|refused| refused, |(row, _)| Verdict::Ok(row)));
         }
         // Another transaction was faster: look again. If nothing has changed since the last look, a trigger or rule keeps
         // the row from being updated.
         if before.is_some_and(|before| before.is_same(&row)) {
-            return refused(Refusal::TokenUsedUp, Some(row.scope.bytes));
+            return Ok(refused(Refusal::TokenUsedUp, Some(&row)));
         }
         before = Some(row);
     }
 }
 
-/// Judges the request again, against the token as it is after its use was spent. Spending may have waited for another
-/// transaction, while the token expired or its scope changed; and a trigger on the table may have changed the row.
-fn judge_spent<'call>(
-    call: &Call<'call>,
-    token: &Token,
-    row: tokens::TokenRow<'call>,
-    request: &Request<'call>,
-) -> Result<Verdict<'call>, Error> {
-    if !is_of(token, &row) {
-        return Ok(Verdict::Refused { refusal: Refusal::TokenNotFound, scope: None });
-    }
-    Ok(match judge(call, &row, request)? {
-        Ok(_) => Verdict::Ok(row),
-        Err(refusal) => Verdict::Refused { refusal, scope: Some(row.scope.bytes) },
-    })
-}
-
-/// Judges the request against a stored token. Returns whether the request spends a use, or why it is refused.
+/// Judges the request against the row of the token's id. Returns it, and whether the request spends a use, or the refusal.
 fn judge<'call>(
     call: &Call<'call>,
-    row: &tokens::TokenRow<'call>,
+    token: &Token,
+    row: Option<tokens::TokenRow<'call>>,
     request: &Request<'call>,
-) -> Result<Result<bool, Refusal>, Error> {
+) -> Result<Result<(tokens::TokenRow<'call>, bool), Verdict<'call>>, Error> {
+    let Some(row) = row.filter(|row| is_of(token, row)) else { return Ok(Err(refused(Refusal::TokenNotFound, None))) };
     if has_expired(row.expires_at, pg::now()) {
-        return Ok(Err(Refusal::TokenExpired));
+        return Ok(Err(refused(Refusal::TokenExpired, Some(&row))));
     }
     let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
-    let answer =
-        scopes::with(call, row.scope.bytes, |scope| match scope.allows(row.resource_id.bytes, method, path) {
-            true => Ok(scope.spends(method)),
-            false => Err(Refusal::RouteNotAllowed),
-        })?;
-    Ok(answer.unwrap_or(Err(Refusal::ScopeUnknown)))
+    let answer = scopes::with(call, row.scope.bytes, |scope| {
+        let spends = scope.allows(row.resource_id.bytes, method, path).then(|| scope.spends(method));
+        spends.ok_or(Refusal::RouteNotAllowed)
+    })?;
+    let spends = answer.unwrap_or(Err(Refusal::ScopeUnknown));
+    Ok(spends.map(|spends| (row, spends)).map_err(|refusal| refused(refusal, Some(&row))))
+}
+
+fn refused<'call>(refusal: Refusal, row: Option<&tokens::TokenRow<'call>>) -> Verdict<'call> {
+    Verdict::Refused { refusal, scope: row.map(|row| row.scope.bytes) }
 }
 
 /// The stored token that `token` is, if its secret is right.
