@@ -40,51 +40,47 @@ pub fn define() {
         GucContext::Sighup,
         GucFlags::empty(),
     );
-    // SAFETY: the hooks are guarded by #[pg_guard] and follow the protocol of check hooks (utils/guc.h).
-    unsafe {
-        GucRegistry::define_string_guc_with_hooks(
-            c"temptoken.sweep_databases",
-            c"Databases that the background worker sweeps, separated by commas.",
-            c"Empty: every database in which the extension is installed.",
-            &SWEEP_DATABASES,
-            GucContext::Sighup,
-            GucFlags::empty(),
-            Some(check_sweep_databases),
-            None,
-            None,
-        );
-        GucRegistry::define_string_guc_with_hooks(
-            c"temptoken.token_prefix",
-            c"What new tokens start with, before an underscore.",
-            c"1 to 16 lower-case letters, digits and underscores. Tokens minted under another prefix stay valid.",
-            &TOKEN_PREFIX,
-            GucContext::Suset,
-            GucFlags::empty(),
-            Some(check_token_prefix),
-            None,
-            None,
-        );
-        GucRegistry::define_string_guc_with_hooks(
-            c"temptoken.token_header",
-            c"Request header in which temptoken_pre_request() looks for a token.",
-            c"Without that header it looks for Authorization: Bearer with a token in it.",
-            &TOKEN_HEADER,
-            GucContext::Suset,
-            GucFlags::empty(),
-            Some(check_token_header),
-            None,
-            None,
-        );
-        GucRegistry::define_bool_guc(
-            c"temptoken.require_token",
-            c"Has temptoken_pre_request() refuse requests without a token.",
-            c"Off: such requests are left to the other rules of the database.",
-            &REQUIRE_TOKEN,
-            GucContext::Suset,
-            GucFlags::empty(),
-        );
-        pg_sys::MarkGUCPrefixReserved(c"temptoken".as_ptr());
-    }
+    let define_text = |name, short, long, setting, context, check: pg_sys::GucStringCheckHook| {
+        let flags = GucFlags::empty();
+        // SAFETY: the hooks are guarded by #[pg_guard] and follow the protocol of check hooks (utils/guc.h).
+        unsafe {
+            GucRegistry::define_string_guc_with_hooks(name, short, long, setting, context, flags, check, None, None);
+        }
+    };
+    define_text(
+        c"temptoken.sweep_databases",
+        c"Databases that the background worker sweeps, separated by commas.",
+        c"Empty: every database in which the extension is installed.",
+        &SWEEP_DATABASES,
+        GucContext::Sighup,
+        Some(check_sweep_databases),
+    );
+    define_text(
+        c"temptoken.token_prefix",
+        c"What new tokens start with, before an underscore.",
+        c"1 to 16 lower-case letters, digits and underscores. Tokens minted under another prefix stay valid.",
+        &TOKEN_PREFIX,
+        GucContext::Suset,
+        Some(check_token_prefix),
+    );
+    define_text(
+        c"temptoken.token_header",
+        c"Request header in which temptoken_pre_request() looks for a token.",
+        c"Without that header it looks for Authorization: Bearer with a token in it.",
+        &TOKEN_HEADER,
+        GucContext::Suset,
+        Some(check_token_header),
+    );
+    GucRegistry::define_bool_guc(
+        c"temptoken.require_token",
+        c"Has temptoken_pre_request() refuse requests without a token.",
+        c"Off: such requests are left to the other rules of the database.",
+        &REQUIRE_TOKEN,
+        GucContext::Suset,
+        GucFlags::empty(),
+    );
+    // SAFETY: the settings of that prefix are all defined.
+    unsafe { pg_sys::MarkGUCPrefixReserved(c"temptoken".as_ptr()) };
 }
 
 /// Time between the starts of two sweeps.
@@ -130,22 +126,18 @@ pub fn token_prefix() -> Prefix {
 
 /// Names separated by commas, spaces around them ignored, each as it is or in double quotes. `None` when malformed.
 fn parse_names(list: &CStr) -> Option<Vec<CString>> {
-    let mut names = Vec::new();
     // SAFETY: SplitGUCList (utils/varlena.h) writes into the copy and returns a list of pointers into it, in the current
     // memory context; both are read before this function returns.
     unsafe {
         let copy = pg_sys::pstrdup(list.as_ptr());
         let mut elements: *mut pg_sys::List = std::ptr::null_mut();
         let well_formed = pg_sys::SplitGUCList(copy, b',' as c_char, &mut elements);
-        if well_formed && !elements.is_null() {
-            for index in 0..(*elements).length as usize {
-                let element = (*(*elements).elements.add(index)).ptr_value;
-                names.push(CStr::from_ptr(element.cast()).to_owned());
-            }
-        }
+        let length = elements.as_ref().map_or(0, |list| list.length as usize);
+        let name = |at| CStr::from_ptr((*(*elements).elements.add(at)).ptr_value.cast()).to_owned();
+        let names = well_formed.then(|| (0..length).map(name).collect());
         pg_sys::list_free(elements);
         pg_sys::pfree(copy.cast());
-        well_formed.then_some(names)
+        names
     }
 }
 
@@ -172,14 +164,14 @@ macro_rules! check_hook {
     };
 }
 
-check_hook!(check_sweep_databases, |value| match parse_names(value) {
-    Some(_) => None,
-    None => Some(c"It is not a list of database names separated by commas, each as it is or in double quotes."),
+check_hook!(check_sweep_databases, |value| {
+    let problem = c"It is not a list of database names separated by commas, each as it is or in double quotes.";
+    parse_names(value).is_none().then_some(problem)
 });
 
-check_hook!(check_token_prefix, |value| match token::prefix_is_valid(value.to_bytes()) {
-    true => None,
-    false => Some(c"A prefix is 1 to 16 lower-case letters, digits and underscores."),
+check_hook!(check_token_prefix, |value| {
+    let problem = c"A prefix is 1 to 16 lower-case letters, digits and underscores.";
+    (!token::prefix_is_valid(value.to_bytes())).then_some(problem)
 });
 
 check_hook!(check_token_header, |value| match value.to_bytes() {
