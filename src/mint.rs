@@ -24,25 +24,15 @@ pub struct Request<'call> {
 impl<'call> Request<'call> {
     /// Judges the scope, then the TTL, then every resource id, then the uses.
     fn admit(&self, call: &Call<'call>, resource_ids: &[Option<&[u8]>]) -> Result<tokens::Mint<'call>, Error> {
-        let name = self.scope.unwrap_or_default();
-        let now = pg::now();
-        let judge = |scope: &Scope| self.judge(scope, now, resource_ids).map_err(|problem| (problem, scope.max_ttl()));
-        scopes::with(call, name, judge)?
-            .ok_or_else(|| Error::scope_unknown(name))?
-            .map_err(|(problem, max_ttl)| Error::mint(problem, name, max_ttl))
-    }
-
-    fn judge(
-        &self,
-        scope: &Scope,
-        now: i64,
-        resource_ids: &[Option<&[u8]>],
-    ) -> Result<tokens::Mint<'call>, MintProblem> {
-        let expires_at_ms = scope.expires_at_ms(now, self.ttl)?;
-        resource_ids.iter().try_for_each(|id| scope.accepts(*id))?;
-        let uses_left = scope.uses_left(self.max_uses)?;
-        let scope = self.scope.unwrap_or_default();
-        Ok(tokens::Mint { scope, created_at: now, expires_at_ms, uses_left, metadata: self.metadata })
+        let (now, name) = (pg::now(), self.scope.unwrap_or_default());
+        let judge = |scope: &Scope| -> Result<_, MintProblem> {
+            let expires_at_ms = scope.expires_at_ms(now, self.ttl)?;
+            resource_ids.iter().try_for_each(|id| scope.accepts(*id))?;
+            Ok((expires_at_ms, scope.uses_left(self.max_uses)?))
+        };
+        let judged = scopes::with(call, name, judge)?.ok_or_else(|| Error::scope_unknown(name))?;
+        let (expires_at_ms, uses_left) = judged.map_err(|problem| Error::mint(problem, name))?;
+        Ok(tokens::Mint { scope: name, created_at: now, expires_at_ms, uses_left, metadata: self.metadata })
     }
 }
 

@@ -19,7 +19,6 @@ use std::fmt::Debug;
 
 use proptest::prelude::*;
 use proptest::test_runner::{TestCaseError, TestRunner};
-use scope::suspicion::SuspicionKind;
 use scope::{MintProblem, Problem, Scope, ScopeRow, Suspicion, quotable, suspicions};
 use token::{EXPIRES_AT_MAX_MS, Prefix, Token, last_id_at};
 use values::{Span, TextArray};
@@ -76,8 +75,28 @@ fn expect_reached(counts: &BTreeMap<String, u32>, least: u32, branches: &[&str])
     }
 }
 
-fn problem(routes: &[&str], placeholder: &str) -> Option<Problem> {
-    Scope::new(&row(routes, placeholder.as_bytes())).err()
+/// The rule that `row` breaks.
+fn rule_broken(row: &ScopeRow<'_>) -> Option<String> {
+    match Scope::new(row) {
+        Ok(_) => None,
+        Err(Problem::Rule(rule)) => Some(rule),
+        Err(Problem::OutOfMemory) => panic!("there is memory"),
+    }
+}
+
+fn problem(routes: &[&str], placeholder: &str) -> Option<String> {
+    rule_broken(&row(routes, placeholder.as_bytes()))
+}
+
+fn rule(text: &str) -> Option<String> {
+    Some(text.to_owned())
+}
+
+/// The rule that `broken` tells of: which of `rules` is in it.
+fn branch(broken: &str, rules: &[&str]) -> Vec<String> {
+    let told: Vec<_> = rules.iter().filter(|rule| broken.contains(**rule)).map(|rule| (*rule).to_owned()).collect();
+    assert_eq!(told.len(), 1, "{broken}");
+    told
 }
 
 // ---------------------------------------------------------------------------------------------------------------------
@@ -483,6 +502,21 @@ fn naive_is_scope(name: &[u8], routes: &[Vec<u8>], placeholder: &str, micros: i6
 
 #[test]
 fn the_two_judges_of_scopes_agree() {
+    const RULES: &[&str] = &[
+        "the name is NULL or empty",
+        "the name is longer than 255 bytes",
+        "the name is not made of",
+        "allowed_routes is NULL or empty",
+        "resource_id_in_path is not made of",
+        "is not of the form METHOD /path",
+        "its only space is",
+        "is not a token of RFC 9110",
+        "is not made of segments of RFC 3986",
+        " contains ",
+        " does not contain ",
+        "max_ttl is not",
+        "max_uses is not positive",
+    ];
     let name = prop_oneof![
         12 => "[!#-\\[\\]-~]{1,20}".prop_map(String::into_bytes),
         1 => "[ -~]{0,3}".prop_map(String::into_bytes),
@@ -503,43 +537,34 @@ fn the_two_judges_of_scopes_agree() {
         prop_oneof![8 => 1..9, 1 => any::<i32>()],
     );
     let counts = reached(15_000, rows, |(name, routes, placeholder, micros, max_uses)| {
-        let valid = Scope::new(&ScopeRow {
+        let broken = rule_broken(&ScopeRow {
             name: Some(&name),
             max_ttl: Some(Span { months: 0, days: 0, micros }),
             max_uses: Some(max_uses),
             ..row(&routes, placeholder.as_bytes())
         });
-        prop_assert_eq!(valid.is_ok(), naive_is_scope(&name, &routes, &placeholder, micros, max_uses));
-        let Err(problem) = valid else { return Ok(vec!["Scope".into()]) };
-        prop_assert!(problem.to_string().is_ascii() && problem.to_string().len() < 300);
-        let kind = format!("{problem:?}");
-        Ok(vec![kind.split([' ', '(']).next().unwrap().to_owned()])
+        prop_assert_eq!(broken.is_none(), naive_is_scope(&name, &routes, &placeholder, micros, max_uses));
+        let Some(broken) = broken else { return Ok(vec!["Scope".into()]) };
+        prop_assert!(broken.is_ascii() && broken.len() < 300);
+        Ok(branch(&broken, RULES))
     });
     expect_reached(&counts, 500, &["Scope"]);
-    expect_reached(
-        &counts,
-        20,
-        &[
-            "NameMissing",
-            "NameTooLong",
-            "NameMalformed",
-            "RoutesMissing",
-            "PlaceholderMalformed",
-            "RouteMalformed",
-            "Space",
-            "MethodMalformed",
-            "PathMalformed",
-            "OtherPlaceholder",
-            "PlaceholderMissing",
-            "TtlMalformed",
-            "MaxUsesNotPositive",
-        ],
-    );
+    expect_reached(&counts, 20, RULES);
 }
 
 /// NULL, arrays of arrays and elements that are NULL, anywhere.
 #[test]
 fn any_row_is_a_scope_or_a_problem() {
+    const RULES: &[&str] = &[
+        "the name is NULL or empty",
+        "allowed_routes is NULL or empty",
+        "is not a one-dimensional array",
+        " contains NULL",
+        "resource_id_in_path is NULL",
+        "max_ttl is not",
+        "spending_methods is empty",
+        "of spending_methods is the method of no route",
+    ];
     let element = || prop_oneof![9 => "(GET|POST) /a".prop_map(Some), 1 => Just(None)];
     let array =
         || (prop::collection::vec(element(), 0..4), prop_oneof![9 => Just(1), 1 => Just(2)], prop::bool::weighted(0.9));
@@ -558,7 +583,7 @@ fn any_row_is_a_scope_or_a_problem() {
         let elements: Vec<_> = routes.iter().map(|it| it.as_deref().map(str::as_bytes)).collect();
         let spending: Vec<_> =
             methods.iter().flat_map(|(methods, _)| methods.iter().map(|it| it.map(str::as_bytes))).collect();
-        let valid = Scope::new(&ScopeRow {
+        let broken = rule_broken(&ScopeRow {
             name: name.as_deref().map(str::as_bytes),
             allowed_routes: given.then_some(TextArray { dimensions, length: routes.len(), elements: &elements }),
             resource_id_in_path: placeholder.map(str::as_bytes),
@@ -570,55 +595,48 @@ fn any_row_is_a_scope_or_a_problem() {
                 elements: &spending,
             }),
         });
-        let Err(problem) = valid else { return Ok(vec!["Scope".into()]) };
-        prop_assert!(!problem.to_string().is_empty());
-        let kind = format!("{problem:?}");
-        Ok(vec![kind.split([' ', '(']).next().unwrap().to_owned()])
+        Ok(broken.map_or_else(|| vec!["Scope".into()], |broken| branch(&broken, RULES)))
     });
     expect_reached(&counts, 300, &["Scope"]);
-    expect_reached(
-        &counts,
-        25,
-        &[
-            "NameMissing",
-            "RoutesMissing",
-            "NotOneDimensional",
-            "NullElement",
-            "PlaceholderNull",
-            "TtlMalformed",
-            "SpendingMethodsEmpty",
-            "SpendingMethodUnknown",
-        ],
-    );
+    expect_reached(&counts, 25, RULES);
 }
 
 /// Valid routes that cannot be meant, and their kin that can.
 #[test]
 fn suspicious_routes() {
-    use SuspicionKind::{Dots, Method, Name, Wildcard};
+    const NAME: (&str, &str, &str) = ("segment", "is not the placeholder", "To have a segment stand for");
+    const WILDCARD: (&str, &str, &str) = ("segment", "is compared as it is written", "No character stands for others");
+    const DOTS: (&str, &str, &str) =
+        ("segment", "no server that resolves dots lets through", "Servers cut what follows");
+    const METHOD: (&str, &str, &str) =
+        ("method", "is compared as one method of that name", "Register a route for each");
     let of = |routes: &[&str], placeholder: &str| {
         assert_eq!(problem(routes, placeholder), None, "{routes:?}");
         suspicions(&row(routes, placeholder.as_bytes()))
     };
-    let one = |number, kind, text: &str| vec![Suspicion { number, kind, text: Some(text.to_owned()) }];
+    let expect_one = |found: Vec<Suspicion>, number, (what, which, hint): (&str, &str, &str), text: &str| {
+        let [Suspicion { detail, hint: said }] = &found[..] else { panic!("{found:?}") };
+        assert_eq!(*detail, format!("Route {number} has the {what} {text}, which {which}."));
+        assert!(said.starts_with(hint) && said.ends_with('.'), "{said}");
+    };
     for (route, placeholder, kind, text) in [
-        ("GET /flows/:id", "", Name, ":id"),
-        ("GET /flows/:id/x", "", Name, ":id"),
-        ("GET /a/{x}/b/:y", "{x}", Name, ":y"),
-        ("GET /flows/:idx", ":id", Name, ":idx"),
-        ("GET /:id/:other", ":id", Name, ":other"),
-        ("GET /files/*", "", Wildcard, "*"),
-        ("GET /files/*.pdf", "", Wildcard, "*.pdf"),
-        ("GET /files/**", "", Wildcard, "**"),
-        ("GET /{id}/a*", "{id}", Wildcard, "a*"),
-        ("GET /a/..;/b", "", Dots, "..;"),
-        ("GET /a/.;x", "", Dots, ".;x"),
-        ("* /files", "", Method, "*"),
-        ("GET|POST /files", "", Method, "GET|POST"),
+        ("GET /flows/:id", "", NAME, ":id"),
+        ("GET /flows/:id/x", "", NAME, ":id"),
+        ("GET /a/{x}/b/:y", "{x}", NAME, ":y"),
+        ("GET /flows/:idx", ":id", NAME, ":idx"),
+        ("GET /:id/:other", ":id", NAME, ":other"),
+        ("GET /files/*", "", WILDCARD, "*"),
+        ("GET /files/*.pdf", "", WILDCARD, "*.pdf"),
+        ("GET /files/**", "", WILDCARD, "**"),
+        ("GET /{id}/a*", "{id}", WILDCARD, "a*"),
+        ("GET /a/..;/b", "", DOTS, "..;"),
+        ("GET /a/.;x", "", DOTS, ".;x"),
+        ("* /files", "", METHOD, "*"),
+        ("GET|POST /files", "", METHOD, "GET|POST"),
     ] {
-        assert_eq!(of(&[route], placeholder), one(1, kind, text), "{route}");
+        expect_one(of(&[route], placeholder), 1, kind, text);
         let fine = format!("PUT /x{placeholder}");
-        assert_eq!(of(&[&fine, route], placeholder), one(2, kind, text), "{route}");
+        expect_one(of(&[&fine, route], placeholder), 2, kind, text);
     }
     for (route, placeholder) in [
         ("GET /flows/:id", ":id"),
@@ -641,11 +659,7 @@ fn suspicious_routes() {
         "GET /:{}",
         String::from_utf8(Token::generate(1).unwrap().text(Prefix::new(b"tt").unwrap()).as_bytes().to_vec()).unwrap()
     );
-    assert_eq!(of(&[&token], ""), vec![Suspicion { number: 1, kind: Name, text: None }]);
-    for suspicion in of(&["* /:a", "GET /*", "GET /..;"], "") {
-        let said = suspicion.to_string();
-        assert!(said.starts_with("Route ") && said.ends_with('.') && suspicion.kind.hint().ends_with('.'), "{said}");
-    }
+    assert_eq!(of(&[&token], "")[0].detail, "Route 1 has a segment, which is not the placeholder.");
 }
 
 #[test]
@@ -666,11 +680,16 @@ fn valid_scopes() {
 
 #[test]
 fn invalid_scopes() {
-    let path = |number| Some(Problem::PathMalformed(number));
-    assert_eq!(problem(&[], ""), Some(Problem::RoutesMissing));
-    assert_eq!(problem(&["GET"], ""), Some(Problem::RouteMalformed(1)));
-    assert_eq!(problem(&["GET\t/files"], ""), Some(Problem::RouteMalformed(1)));
-    assert_eq!(problem(&["GET /", " /files"], ""), Some(Problem::MethodMalformed(2)));
+    let no_route = rule("route 1 is not of the form METHOD /path");
+    let no_method = |number| rule(&format!("the method of route {number} is not a token of RFC 9110"));
+    let no_path = rule(
+        "the path of route 1 is not made of segments of RFC 3986 path characters without percent-encoding, none of them \
+         empty, \".\" or \"..\"",
+    );
+    assert_eq!(problem(&[], ""), rule("allowed_routes is NULL or empty"));
+    assert_eq!(problem(&["GET"], ""), no_route);
+    assert_eq!(problem(&["GET\t/files"], ""), no_route);
+    assert_eq!(problem(&["GET /", " /files"], ""), no_method(2));
     for (route, what) in [
         (" GET /a", "starts with a space"),
         ("GET  /a", "has more than one space after its method"),
@@ -680,14 +699,15 @@ fn invalid_scopes() {
         ("GET /a b", "has a space in its path"),
         ("GET /a b ", "has a space in its path"),
     ] {
-        assert_eq!(problem(&["PUT /", route], ""), Some(Problem::Space(2, what)), "{route:?}");
+        let expected = format!("route 2 {what}; its only space is the one between METHOD and /path");
+        assert_eq!(problem(&["PUT /", route], ""), Some(expected), "{route:?}");
     }
     let other = |routes: &[&str], placeholder, text: &str| {
-        let expected = Problem::OtherPlaceholder {
-            number: routes.len(),
-            text: Some(text.to_owned()),
-            placeholder: Some(str::to_owned(placeholder)),
+        let rest = match placeholder {
+            "" => "but resource_id_in_path is ''".to_owned(),
+            own => format!("which is not {own}, the placeholder of resource_id_in_path"),
         };
+        let expected = format!("route {} contains {text}, {rest}", routes.len());
         assert_eq!(problem(routes, placeholder), Some(expected), "{routes:?}");
     };
     other(&["GET /flows/{id}"], "", "{id}");
@@ -696,7 +716,7 @@ fn invalid_scopes() {
     other(&["GET /flows/x{id}y"], "", "{id}");
     other(&["GET /a/{x}", "GET /a/{x}/b/{y}"], "{x}", "{y}");
     other(&["GET /a/{ID}"], "{id}", "{ID}");
-    assert_eq!(problem(&["GÉT /files"], ""), Some(Problem::MethodMalformed(1)));
+    assert_eq!(problem(&["GÉT /files"], ""), no_method(1));
     for bad in [
         "files",
         "",
@@ -720,28 +740,36 @@ fn invalid_scopes() {
         "http://host/files",
     ] {
         let route = format!("GET {bad}");
-        assert_eq!(problem(&[&route], ""), path(1), "{bad:?}");
+        assert_eq!(problem(&[&route], ""), no_path, "{bad:?}");
     }
-    let missing = Problem::PlaceholderMissing(2, Some("{id}".to_owned()));
-    assert_eq!(problem(&["GET /a/{id}", "GET /a"], "{id}"), Some(missing));
+    let missing = rule("route 2 does not contain {id}, the placeholder of resource_id_in_path");
+    assert_eq!(problem(&["GET /a/{id}", "GET /a"], "{id}"), missing);
+    // What may hold a token is not repeated.
+    let (digits, text) = ("0123456789abcdef".repeat(2), "which is not the placeholder of resource_id_in_path");
+    let expected = Some(format!("route 1 contains text in brackets, {text}"));
+    assert_eq!(problem(&[&format!("GET /{{{digits}}}")], &"a".repeat(24)), expected);
+    let expected = rule("route 1 does not contain the placeholder of resource_id_in_path");
+    assert_eq!(problem(&["GET /a"], &digits), expected);
+    let misplaced = "resource_id_in_path is not made of at most 64 visible ASCII characters other than / ? # %";
     for bad in ["/", "{a/b}", "{id }", "%", "?", "#", "é", "\u{7f}"] {
-        assert_eq!(problem(&["GET /a"], bad), Some(Problem::PlaceholderMalformed), "{bad:?}");
+        assert_eq!(problem(&["GET /a"], bad), rule(misplaced), "{bad:?}");
     }
 }
 
 /// A scope-token of RFC 6749: names can be listed with spaces between them, and are the same in every encoding.
 #[test]
 fn names_are_scope_tokens() {
-    let judged = |name: &[u8]| Scope::new(&ScopeRow { name: Some(name), ..row(&["GET /"], b"") }).map(drop);
+    let judged = |name: &[u8]| rule_broken(&ScopeRow { name: Some(name), ..row(&["GET /"], b"") });
+    let malformed = "the name is not made of visible ASCII characters other than \" and \\ (scope-token, RFC 6749)";
     for byte in 0..=255 {
         let allowed = matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
-        let expected = if allowed { Ok(()) } else { Err(Problem::NameMalformed) };
+        let expected = if allowed { None } else { rule(malformed) };
         assert_eq!(judged(&[byte]), expected, "{byte:#x}");
         assert_eq!(judged(&[b'a', byte, b'z']), expected, "{byte:#x}");
     }
-    assert_eq!(judged(b""), Err(Problem::NameMissing));
-    assert_eq!(judged(&[b'n'; 255]), Ok(()));
-    assert_eq!(judged(&[b'n'; 256]), Err(Problem::NameTooLong));
+    assert_eq!(judged(b""), rule("the name is NULL or empty"));
+    assert_eq!(judged(&[b'n'; 255]), None);
+    assert_eq!(judged(&[b'n'; 256]), rule("the name is longer than 255 bytes"));
 }
 
 #[test]
@@ -751,10 +779,11 @@ fn spending_methods_are_methods_of_routes() {
         Scope::new(&ScopeRow { spending_methods: Some(array(methods)), ..row(&routes, b"{id}") })
             .map(|scope| (scope.spends(b"get"), scope.spends(b"Post")))
     };
+    let broken = |text: &str| Err(Problem::Rule(text.to_owned()));
     assert_eq!(scope(&["POST"]), Ok((false, true)));
     assert_eq!(scope(&["get", "post"]), Ok((true, true)));
-    assert_eq!(scope(&[]), Err(Problem::SpendingMethodsEmpty));
-    assert_eq!(scope(&["POST", "PUT"]), Err(Problem::SpendingMethodUnknown(2)));
+    assert_eq!(scope(&[]), broken("spending_methods is empty; NULL means every method"));
+    assert_eq!(scope(&["POST", "PUT"]), broken("element 2 of spending_methods is the method of no route"));
 }
 
 #[test]
@@ -804,11 +833,11 @@ fn expiry_is_cut_to_the_millisecond_and_bounded() {
     let now = 1_700_000_000_000_999;
     assert_eq!(scope.expires_at_ms(now, Some(HOUR)), Ok(1_700_003_600_000));
     let over = Span { micros: HOUR.micros + 1, ..HOUR };
-    assert_eq!(scope.expires_at_ms(now, Some(over)), Err(MintProblem::Ttl { given: Some(over) }));
-    assert_eq!(scope.expires_at_ms(now, None), Err(MintProblem::Ttl { given: None }));
+    assert_eq!(scope.expires_at_ms(now, Some(over)), Err(MintProblem::Ttl { given: Some(over), most: HOUR.micros }));
+    assert_eq!(scope.expires_at_ms(now, None), Err(MintProblem::Ttl { given: None, most: HOUR.micros }));
     let long = ScopeRow { max_ttl: Some(Span { months: 0, days: 100_000_000, micros: 0 }), ..row(&["GET /"], b"") };
     let long = Scope::new(&long).unwrap();
-    let ttl = |given| MintProblem::Ttl { given: Some(given) };
+    let ttl = |given| MintProblem::Ttl { given: Some(given), most: 100_000_000 * 86_400_000_000 };
     let ten_thousand_years = Span { months: 0, days: 3_652_500, micros: 0 };
     assert_eq!(long.expires_at_ms(now, Some(ten_thousand_years)), Err(ttl(ten_thousand_years)));
     assert_eq!(long.expires_at_ms(i64::MAX, Some(HOUR)), Err(ttl(HOUR)));

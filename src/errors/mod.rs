@@ -5,21 +5,11 @@
 
 mod table;
 
-pub use table::Kind;
+pub use table::{Kind, Refusal};
 
 use crate::pg::{self, IntoReport, Report};
 use crate::scope::{self, MintProblem, Problem, RESOURCE_ID_MAX, SUSPICIONS_MAX, Suspicion};
-use crate::values::{OutOfMemory, Seconds};
-
-/// Validation's answer to a request that it does not authorize, in the order in which it judges.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Refusal {
-    TokenNotFound,
-    TokenExpired,
-    ScopeUnknown,
-    RouteNotAllowed,
-    TokenUsedUp,
-}
+use crate::values::{OutOfMemory, Seconds, Span};
 
 impl Refusal {
     /// In the order of their numbers (`as usize`).
@@ -28,31 +18,15 @@ impl Refusal {
 
     /// The status that `temptoken_try_validate` answers.
     pub const fn name(self) -> &'static str {
-        self.kind().entry().name
-    }
-
-    const fn kind(self) -> Kind {
-        match self {
-            Self::TokenNotFound => Kind::TokenNotFound,
-            Self::TokenExpired => Kind::TokenExpired,
-            Self::ScopeUnknown => Kind::ScopeUnknown,
-            Self::RouteNotAllowed => Kind::RouteNotAllowed,
-            Self::TokenUsedUp => Kind::TokenUsedUp,
-        }
+        self.entry().name
     }
 }
 
 /// Ends a call that cannot answer. Its texts are in the database's encoding.
 pub struct Error {
-    kind: Kind,
+    entry: table::Entry,
     message: String,
     detail: String,
-}
-
-impl From<Kind> for Error {
-    fn from(kind: Kind) -> Self {
-        Self { kind, message: kind.entry().message.to_owned(), detail: String::new() }
-    }
 }
 
 impl From<OutOfMemory> for Error {
@@ -69,8 +43,8 @@ impl From<pg::TableChanged> for Error {
 
 impl Error {
     /// Names `scope` in the message, where it may be quoted: `scope "files" is not registered`.
-    fn about_scope(kind: Kind, scope: &[u8], rest: &str) -> Self {
-        Self { message: format!("{} {rest}", named("scope", scope)), ..kind.into() }
+    fn about_scope(error: impl Into<Self>, scope: &[u8], rest: &str) -> Self {
+        Self { message: format!("{} {rest}", named("scope", scope)), ..error.into() }
     }
 
     /// A refusal of validation. `scope` is the token's, if it is known.
@@ -78,15 +52,15 @@ impl Error {
         match refusal {
             Refusal::ScopeUnknown => Self::scope_unknown(scope),
             Refusal::RouteNotAllowed => {
-                Self::about_scope(Kind::RouteNotAllowed, scope, "does not allow this method and path for this token")
+                Self::about_scope(refusal, scope, "does not allow this method and path for this token")
             }
-            _ => refusal.kind().into(),
+            _ => refusal.into(),
         }
     }
 
     /// Mint: there is no scope of that name.
     pub fn scope_unknown(scope: &[u8]) -> Self {
-        Self::about_scope(Kind::ScopeUnknown, scope, "is not registered")
+        Self::about_scope(Refusal::ScopeUnknown, scope, "is not registered")
     }
 
     /// register_scope: the name is taken.
@@ -94,20 +68,16 @@ impl Error {
         Self::about_scope(Kind::ScopeAlreadyRegistered, scope, "is already registered")
     }
 
-    /// Mint: the rules of `scope`, whose longest TTL is `max_ttl` microseconds, forbid this token.
-    pub fn mint(problem: MintProblem, scope: &[u8], max_ttl: i64) -> Self {
+    /// Mint: the rules of `scope` forbid this token.
+    pub fn mint(problem: MintProblem, scope: &[u8]) -> Self {
         match problem {
-            MintProblem::Ttl { given } => {
-                let rest = format!("allows a ttl greater than zero and at most {}", Seconds(max_ttl.into()));
-                let detail = match given {
-                    None => "The ttl given is NULL.".to_owned(),
-                    Some(ttl) if ttl.length().is_some_and(|length| length <= max_ttl) => {
-                        format!(
-                            "The ttl given is {ttl}. It would end after the latest time that an id can hold, in 10889."
-                        )
-                    }
-                    Some(ttl) => format!("The ttl given is {ttl}."),
-                };
+            MintProblem::Ttl { given, most } => {
+                let rest = format!("allows a ttl greater than zero and at most {}", Seconds(most.into()));
+                let text = given.map_or_else(|| "NULL".to_owned(), |ttl| ttl.to_string());
+                let mut detail = format!("The ttl given is {text}.");
+                if given.and_then(Span::length).is_some_and(|length| length <= most) {
+                    detail += " It would end after the latest time that an id can hold, in 10889.";
+                }
                 Self { detail, ..Self::about_scope(Kind::TtlExceedsMax, scope, &rest) }
             }
             MintProblem::ResourceId => Self {
@@ -126,11 +96,9 @@ impl Error {
 
     /// A scope breaks a rule, whoever writes it.
     pub fn invalid_scope(scope: Option<&[u8]>, problem: &Problem) -> Self {
-        if *problem == Problem::OutOfMemory {
-            return Kind::OutOfMemory.into();
-        }
+        let Problem::Rule(rule) = problem else { return Kind::OutOfMemory.into() };
         let error = Self::about_scope(Kind::InvalidScope, scope.unwrap_or_default(), "is invalid");
-        Self { detail: format!("Rule broken: {problem}."), ..error }
+        Self { detail: format!("Rule broken: {rule}."), ..error }
     }
 
     /// The trigger function's column does not exist, or its type cannot be a resource id's.
@@ -149,8 +117,8 @@ impl Error {
 
 impl IntoReport for Error {
     fn into_report(self) -> Report {
-        let prefix = if self.kind == Kind::Unauthorized { "" } else { "temptoken: " };
-        let entry = self.kind.entry();
+        let entry = self.entry;
+        let prefix = if entry.sqlstate == Kind::Unauthorized.entry().sqlstate { "" } else { "temptoken: " };
         let message = [prefix, &self.message].concat();
         Report::new(entry.sqlstate, message.as_bytes(), self.detail.as_bytes(), entry.hint.as_bytes())
             .unwrap_or(Report::OUT_OF_MEMORY)
@@ -169,17 +137,17 @@ pub fn warn_of_routes(name: &[u8], suspicions: &[Suspicion]) {
     }
     let message =
         format!("temptoken: {} is registered, and has routes that are probably mistakes", named("scope", name));
-    let mut detail: Vec<String> = suspicions.iter().map(Suspicion::to_string).collect();
+    let mut details: Vec<&str> = suspicions.iter().map(|suspicion| suspicion.detail.as_str()).collect();
     if suspicions.len() == SUSPICIONS_MAX {
-        detail.push("There may be more.".to_owned());
+        details.push("There may be more.");
     }
     let mut hints: Vec<&str> = Vec::new();
-    for suspicion in suspicions {
-        if !hints.contains(&suspicion.kind.hint()) {
-            hints.push(suspicion.kind.hint());
+    for Suspicion { hint, .. } in suspicions {
+        if !hints.contains(hint) {
+            hints.push(hint);
         }
     }
-    let (detail, hint) = (detail.join("\n"), hints.join(" "));
+    let (detail, hint) = (details.join("\n"), hints.join(" "));
     // Without memory for a warning there is none.
     if let Ok(report) = Report::new(b"01000", message.as_bytes(), detail.as_bytes(), hint.as_bytes()) {
         report.warn();

@@ -1,6 +1,9 @@
 //! The table of errors: name, SQLSTATE, message and hint of each. Class TT is this extension's own, PGRST is PostgREST's,
 //! the others are PostgreSQL's.
 
+use super::Error;
+
+#[derive(Clone, Copy)]
 pub struct Entry {
     pub name: &'static str,
     pub sqlstate: &'static [u8; 5],
@@ -9,24 +12,33 @@ pub struct Entry {
 }
 
 macro_rules! table {
-    ($($kind:ident: $name:literal, $sqlstate:literal, $message:literal, $hint:literal;)*) => {
-        /// Every error that is not PostgreSQL's own.
+    ($(#[$doc:meta])* $table:ident, $($error:ident: $name:literal, $sqlstate:literal, $message:literal, $hint:literal;)*) => {
+        $(#[$doc])*
         #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-        pub enum Kind {
-            $($kind,)*
+        pub enum $table {
+            $($error,)*
         }
 
-        impl Kind {
+        impl $table {
             pub const fn entry(self) -> Entry {
                 match self {
-                    $(Self::$kind => Entry { name: $name, sqlstate: $sqlstate, message: $message, hint: $hint },)*
+                    $(Self::$error => Entry { name: $name, sqlstate: $sqlstate, message: $message, hint: $hint },)*
                 }
+            }
+        }
+
+        impl From<$table> for Error {
+            fn from(error: $table) -> Self {
+                let entry = error.entry();
+                Self { entry, message: entry.message.to_owned(), detail: String::new() }
             }
         }
     };
 }
 
 table! {
+    /// Validation's answer to a request that it does not authorize, in the order in which it judges.
+    Refusal,
     TokenNotFound: "token_not_found", b"TT001", "token not found",
         "It was deleted or swept, was never minted here, or is not a whole token. Mint a new one.";
     TokenExpired: "token_expired", b"TT002", "token expired",
@@ -35,11 +47,16 @@ table! {
         "Register it with temptoken_register_scope().";
     RouteNotAllowed: "route_not_allowed", b"TT004", "route not allowed",
         "Pass the method and the raw path as the router sees it: before decoding, without the query string.";
+    TokenUsedUp: "token_used_up", b"TT006", "token used up",
+        "Mint a new token.";
+}
+
+table! {
+    /// Every other error that is not PostgreSQL's own.
+    Kind,
     TtlExceedsMax: "ttl_exceeds_max", b"TT005", "ttl is not allowed",
         "Pass a finite interval greater than zero, without months or years, and at most the scope's max_ttl. PostgreSQL \
          reads a number without a unit as seconds.";
-    TokenUsedUp: "token_used_up", b"TT006", "token used up",
-        "Mint a new token.";
     ScopeAlreadyRegistered: "scope_already_registered", b"TT010", "scope is already registered",
         "To change a registered scope, pass replace => true.";
     InvalidScope: "invalid_scope", b"TT011", "invalid scope",

@@ -6,10 +6,8 @@
 //! Everything fails closed: what no rule allows is refused, and a presented path is compared as the bytes that it is.
 //! Nothing is decoded, folded, trimmed or normalised, but for the ASCII letters of a method.
 
-mod problem;
 pub mod suspicion;
 
-pub use problem::Problem;
 pub use suspicion::{SUSPICIONS_MAX, Suspicion, suspicions};
 
 use crate::token::{self, EXPIRES_AT_MAX_MS};
@@ -28,6 +26,7 @@ pub const RESOURCE_ID_MAX: usize = 2048;
 
 /// The longest text of a caller that a message quotes, in bytes.
 const QUOTE_MAX: usize = 64;
+
 /// A row of `temptoken.scopes` before it has been found valid. NULL is `None`.
 pub struct ScopeRow<'a> {
     pub name: Option<&'a [u8]>,
@@ -47,11 +46,36 @@ pub fn quotable(text: &[u8]) -> Option<&str> {
     str::from_utf8(&text[..text.len().min(QUOTE_MAX)]).ok()
 }
 
+/// Why a row is not a scope.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Problem {
+    /// The rule that it breaks first, in words for the person who wrote it. Routes and elements are numbered from 1.
+    Rule(String),
+    /// No rule is broken, but there is no memory for the scope.
+    OutOfMemory,
+}
+
+impl From<OutOfMemory> for Problem {
+    fn from(_: OutOfMemory) -> Self {
+        Self::OutOfMemory
+    }
+}
+
+/// Returns the rule that is broken, in words, unless `holds`.
+macro_rules! ensure {
+    ($holds:expr, $($broken:tt)*) => {
+        if !$holds {
+            return Err(Problem::Rule(format!($($broken)*)));
+        }
+    };
+}
+
 /// Why a token cannot be minted.
 #[derive(Debug, PartialEq, Eq)]
 pub enum MintProblem {
-    /// The TTL is NULL, not positive, infinite, counted in months, over the scope's, or past the range of time.
-    Ttl { given: Option<Span> },
+    /// The TTL is NULL, not positive, infinite, counted in months, over the scope's (microseconds), or past the range of
+    /// time.
+    Ttl { given: Option<Span>, most: i64 },
     /// The resource id cannot stand in the scope's paths, or is longer than [`RESOURCE_ID_MAX`].
     ResourceId,
     /// The number of uses asked for is not positive.
@@ -63,76 +87,78 @@ pub enum MintProblem {
 /// A valid scope.
 #[derive(Debug)]
 pub struct Scope {
-    /// The name, then each route: the lengths of its method and path, 16 bits each, its method, its path. In the path,
-    /// [`RESOURCE_ID`] stands for the placeholder. All is in one piece of memory: with many scopes, fetching memory is much
-    /// of a validation's time.
-    text: Box<[u8]>,
-    name_length: u16,
+    /// Parts, each after its length in four bytes: the name; the methods that spend, a space after each, or nothing where
+    /// all do; every route, in which [`RESOURCE_ID`] stands for the placeholder. All is in one piece of memory: with many
+    /// scopes, fetching memory is much of a validation's time.
+    text: Vec<u8>,
     has_placeholder: bool,
     max_uses: Option<i32>,
+    /// In microseconds.
     max_ttl: i64,
-    /// Each followed by a space, which no method contains.
-    spending_methods: Option<Box<[u8]>>,
 }
 
+/// Bytes of a part's length.
+const LENGTH_LEN: usize = size_of::<u32>();
 /// Stands for the resource id in the path of a route. No path contains it.
 const RESOURCE_ID: u8 = 0;
-
-/// A route before it is written into a [`Scope`].
-#[derive(Clone, Copy)]
-struct Route<'a> {
-    method: &'a [u8],
-    path: &'a [u8],
-}
 
 impl Scope {
     /// Reads a row, or says which rule it breaks first.
     pub fn new(row: &ScopeRow<'_>) -> Result<Self, Problem> {
-        let name = row.name.filter(|name| !name.is_empty()).ok_or(Problem::NameMissing)?;
-        if name.len() > NAME_MAX {
-            return Err(Problem::NameTooLong);
+        let name = row.name.unwrap_or_default();
+        ensure!(!name.is_empty(), "the name is NULL or empty");
+        ensure!(name.len() <= NAME_MAX, "the name is longer than {NAME_MAX} bytes");
+        ensure!(
+            is_scope_token(name),
+            "the name is not made of visible ASCII characters other than \" and \\ (scope-token, RFC 6749)"
+        );
+        ensure!(row.resource_id_in_path.is_some(), "resource_id_in_path is NULL; without a placeholder it is ''");
+        let placeholder = row.resource_id_in_path.unwrap_or_default();
+        ensure!(
+            placeholder.len() <= PLACEHOLDER_MAX
+                && placeholder.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(byte)),
+            "resource_id_in_path is not made of at most {PLACEHOLDER_MAX} visible ASCII characters other than / ? # %"
+        );
+        let routes = elements(row.allowed_routes.as_ref(), "allowed_routes")?;
+        ensure!(!routes.is_empty(), "allowed_routes is NULL or empty");
+        for (at, route) in routes.iter().flatten().enumerate() {
+            check_route(route, placeholder, at + 1)?;
         }
-        if !is_scope_token(name) {
-            return Err(Problem::NameMalformed);
+        let max_ttl = row.max_ttl.and_then(Span::length).unwrap_or(0);
+        ensure!(max_ttl > 0, "max_ttl is not a positive, finite interval without months or years");
+        ensure!(row.max_uses.is_none_or(|uses| uses > 0), "max_uses is not positive");
+        let methods = elements(row.spending_methods.as_ref(), "spending_methods")?;
+        ensure!(
+            row.spending_methods.is_none() || !methods.is_empty(),
+            "spending_methods is empty; NULL means every method"
+        );
+        // A method that no route has could never spend: a limit that never bites is a mistake worth an error.
+        let of_routes = || routes.iter().flatten().filter_map(|route| Some(split_route(route)?.0));
+        for (at, method) in methods.iter().flatten().enumerate() {
+            ensure!(
+                of_routes().any(|known| known.eq_ignore_ascii_case(method)),
+                "element {} of spending_methods is the method of no route",
+                at + 1
+            );
         }
-        let placeholder = row.resource_id_in_path.ok_or(Problem::PlaceholderNull)?;
-        if placeholder.len() > PLACEHOLDER_MAX
-            || !placeholder.iter().all(|byte| byte.is_ascii_graphic() && !b"/?#%".contains(byte))
-        {
-            return Err(Problem::PlaceholderMalformed);
-        }
-        let routes = check_routes(row.allowed_routes.as_ref(), placeholder)?;
-        let max_ttl = row.max_ttl.and_then(Span::length).ok_or(Problem::TtlMalformed)?;
-        if row.max_uses.is_some_and(|uses| uses < 1) {
-            return Err(Problem::MaxUsesNotPositive);
-        }
-        let spending_methods = read_spending_methods(row.spending_methods.as_ref(), routes)?;
-        Ok(Self {
-            text: write(name, routes, placeholder)?,
-            name_length: name.len() as u16,
-            has_placeholder: !placeholder.is_empty(),
-            max_uses: row.max_uses,
-            max_ttl,
-            spending_methods,
+        let text = write(name, methods, routes, placeholder)?;
+        Ok(Self { text, has_placeholder: !placeholder.is_empty(), max_uses: row.max_uses, max_ttl })
+    }
+
+    /// The parts of the text.
+    fn parts(&self) -> impl Iterator<Item = &[u8]> {
+        let mut rest = &self.text[..];
+        std::iter::from_fn(move || {
+            let (length, after) = rest.split_first_chunk()?;
+            let (part, after) = after.split_at_checked(u32::from_ne_bytes(*length) as usize)?;
+            rest = after;
+            Some(part)
         })
     }
 
     /// The name.
     pub fn name(&self) -> &[u8] {
-        &self.text[..usize::from(self.name_length)]
-    }
-
-    /// Method and path of each route.
-    fn routes(&self) -> impl Iterator<Item = (&[u8], &[u8])> {
-        let mut rest = &self.text[usize::from(self.name_length)..];
-        std::iter::from_fn(move || {
-            let ([a, b, c, d], texts) = rest.split_first_chunk()?;
-            let [method_length, path_length] = [[*a, *b], [*c, *d]].map(|bytes| usize::from(u16::from_ne_bytes(bytes)));
-            let (method, texts) = texts.split_at_checked(method_length)?;
-            let (path, after) = texts.split_at_checked(path_length)?;
-            rest = after;
-            Some((method, path))
-        })
+        self.parts().next().unwrap_or_default()
     }
 
     /// Whether `method` and `path` are one of this scope's routes for `resource_id`.
@@ -143,31 +169,27 @@ impl Scope {
         if self.has_placeholder && !fits_in_path(resource_id) {
             return false;
         }
-        self.routes().any(|(known, route)| known.eq_ignore_ascii_case(method) && path_matches(route, resource_id, path))
+        self.parts()
+            .skip(2)
+            .filter_map(split_route)
+            .any(|(known, template)| known.eq_ignore_ascii_case(method) && path_matches(template, resource_id, path))
     }
 
     /// Whether a request with `method` spends a use of a limited token.
     pub fn spends(&self, method: &[u8]) -> bool {
-        match &self.spending_methods {
-            None => true,
-            Some(methods) => methods.split(|byte| *byte == b' ').any(|spending| spending.eq_ignore_ascii_case(method)),
-        }
-    }
-
-    /// The longest TTL, in microseconds.
-    pub fn max_ttl(&self) -> i64 {
-        self.max_ttl
+        let methods = self.parts().nth(1).unwrap_or_default();
+        methods.is_empty() || methods.split(|byte| *byte == b' ').any(|known| known.eq_ignore_ascii_case(method))
     }
 
     /// When a token minted at `now` (Unix microseconds) for `ttl` expires. Unix milliseconds, rounded down: an id carries no
     /// more.
     pub fn expires_at_ms(&self, now: i64, ttl: Option<Span>) -> Result<u64, MintProblem> {
-        let length = ttl.and_then(Span::length).filter(|length| *length <= self.max_ttl);
-        length
+        ttl.and_then(Span::length)
+            .filter(|length| *length <= self.max_ttl)
             .and_then(|length| now.checked_add(length))
             .and_then(|micros| u64::try_from(micros / 1000).ok())
             .filter(|ms| *ms <= EXPIRES_AT_MAX_MS)
-            .ok_or(MintProblem::Ttl { given: ttl })
+            .ok_or(MintProblem::Ttl { given: ttl, most: self.max_ttl })
     }
 
     /// How many uses a token gets; `None` is without limit. `max_uses` is at most the scope's limit.
@@ -186,66 +208,46 @@ impl Scope {
     }
 }
 
-fn read_elements<'a>(array: &TextArray<'a>, what: &'static str) -> Result<&'a [Option<&'a [u8]>], Problem> {
-    if array.dimensions > 1 {
-        return Err(Problem::NotOneDimensional(what));
-    }
-    if array.length > ROUTES_MAX {
-        return Err(Problem::TooLong(what));
-    }
-    if array.elements.iter().any(Option::is_none) {
-        return Err(Problem::NullElement(what));
-    }
+/// The elements of a text[], none of them NULL. NULL in place of the array is empty.
+fn elements<'a>(array: Option<&TextArray<'a>>, what: &str) -> Result<&'a [Option<&'a [u8]>], Problem> {
+    let Some(array) = array else { return Ok(&[]) };
+    ensure!(array.dimensions <= 1, "{what} is not a one-dimensional array");
+    ensure!(array.length <= ROUTES_MAX, "{what} has more than {ROUTES_MAX} elements");
+    ensure!(array.elements.iter().all(Option::is_some), "{what} contains NULL");
     Ok(array.elements)
 }
 
-/// Checks every route: the elements that they are read from.
-fn check_routes<'a>(array: Option<&TextArray<'a>>, placeholder: &[u8]) -> Result<&'a [Option<&'a [u8]>], Problem> {
-    let elements = read_elements(array.ok_or(Problem::RoutesMissing)?, "allowed_routes")?;
-    if elements.is_empty() {
-        return Err(Problem::RoutesMissing);
-    }
-    for (index, route) in elements.iter().flatten().enumerate() {
-        check_route(route, placeholder, index + 1)?;
-    }
-    Ok(elements)
+/// Method and path: what stands before and after the first space.
+fn split_route(route: &[u8]) -> Option<(&[u8], &[u8])> {
+    let space = route.iter().position(|byte| *byte == b' ')?;
+    Some((&route[..space], &route[space + 1..]))
 }
 
-/// The routes in elements that were checked.
-fn routes<'a>(elements: &'a [Option<&'a [u8]>]) -> impl Iterator<Item = Route<'a>> {
-    elements.iter().flatten().filter_map(|route| Route::split(route))
-}
-
-impl<'a> Route<'a> {
-    /// What stands before and after the first space.
-    fn split(text: &'a [u8]) -> Option<Self> {
-        let space = text.iter().position(|byte| *byte == b' ')?;
-        Some(Self { method: &text[..space], path: &text[space + 1..] })
-    }
-}
-
-fn check_route(text: &[u8], placeholder: &[u8], number: usize) -> Result<(), Problem> {
-    if text.len() > ROUTE_MAX {
-        return Err(Problem::RouteTooLong(number));
-    }
-    let Route { method, path } = Route::split(text).ok_or(Problem::RouteMalformed(number))?;
+fn check_route(route: &[u8], placeholder: &[u8], number: usize) -> Result<(), Problem> {
+    ensure!(route.len() <= ROUTE_MAX, "route {number} is longer than {ROUTE_MAX} bytes");
+    let parts = split_route(route);
+    ensure!(parts.is_some(), "route {number} is not of the form METHOD /path");
+    let (method, path) = parts.unwrap_or_default();
     if let Some(what) = second_space(method, path) {
-        return Err(Problem::Space(number, what));
+        ensure!(false, "route {number} {what}; its only space is the one between METHOD and /path");
     }
-    if !is_token(method) {
-        return Err(Problem::MethodMalformed(number));
-    }
-    let own = || if placeholder.is_empty() { Some(String::new()) } else { quotable(placeholder).map(String::from) };
+    ensure!(is_token(method), "the method of route {number} is not a token of RFC 9110");
+    let own = || {
+        let quoted = quotable(placeholder).map(|text| format!("{text}, ")).unwrap_or_default();
+        quoted + "the placeholder of resource_id_in_path"
+    };
     if let Some(text) = pieces(path, placeholder).find_map(bracketed) {
-        let text = quotable(text).map(String::from);
-        return Err(Problem::OtherPlaceholder { number, text, placeholder: own() });
+        let text = quotable(text).unwrap_or("text in brackets");
+        ensure!(!placeholder.is_empty(), "route {number} contains {text}, but resource_id_in_path is ''");
+        ensure!(false, "route {number} contains {text}, which is not {}", own());
     }
-    if !is_path(path, placeholder) {
-        return Err(Problem::PathMalformed(number));
-    }
-    if !placeholder.is_empty() && pieces(path, placeholder).nth(1).is_none() {
-        return Err(Problem::PlaceholderMissing(number, own()));
-    }
+    ensure!(
+        is_path(path, placeholder),
+        "the path of route {number} is not made of segments of RFC 3986 path characters without percent-encoding, none of \
+         them empty, \".\" or \"..\""
+    );
+    let has_placeholder = pieces(path, placeholder).nth(1).is_some();
+    ensure!(placeholder.is_empty() || has_placeholder, "route {number} does not contain {}", own());
     Ok(())
 }
 
@@ -277,56 +279,34 @@ fn bracketed(piece: &[u8]) -> Option<&[u8]> {
     Some(&segment[..=end])
 }
 
-fn read_spending_methods(
-    array: Option<&TextArray<'_>>,
-    elements: &[Option<&[u8]>],
-) -> Result<Option<Box<[u8]>>, Problem> {
-    let Some(array) = array else { return Ok(None) };
-    let methods = read_elements(array, "spending_methods")?;
-    if methods.is_empty() {
-        return Err(Problem::SpendingMethodsEmpty);
-    }
-    // A method that no route has could never spend: a limit that never bites is a mistake worth an error.
-    let known = |method: &&[u8]| routes(elements).any(|route| route.method.eq_ignore_ascii_case(method));
-    if let Some(index) = methods.iter().flatten().position(|method| !known(method)) {
-        return Err(Problem::SpendingMethodUnknown(index + 1));
-    }
-    let write = |push: &mut dyn FnMut(&[u8])| {
-        for method in methods.iter().flatten() {
-            push(method);
-            push(b" ");
-        }
-    };
-    Ok(Some(join(write)?))
-}
-
-/// The text of a [`Scope`]. No length exceeds [`NAME_MAX`] or [`ROUTE_MAX`], which 16 bits can say.
-fn write(name: &[u8], elements: &[Option<&[u8]>], placeholder: &[u8]) -> Result<Box<[u8]>, OutOfMemory> {
-    join(|push| {
-        push(name);
-        for Route { method, path } in routes(elements) {
-            let pieces = || pieces(path, placeholder);
-            let path_length = pieces().map(|piece| piece.len() + 1).sum::<usize>() - 1;
-            for length in [method.len(), path_length] {
-                push(&(length as u16).to_ne_bytes());
-            }
-            push(method);
-            for (at, piece) in pieces().enumerate() {
-                push(if at == 0 { &[] } else { &[RESOURCE_ID] });
-                push(piece);
-            }
-        }
-    })
-}
-
-/// What `write` pushes, in one piece of memory. `write` is called twice: first for the size.
-fn join(write: impl Fn(&mut dyn FnMut(&[u8]))) -> Result<Box<[u8]>, OutOfMemory> {
-    let mut length = 0;
-    write(&mut |part| length += part.len());
+/// The text of a [`Scope`].
+fn write(
+    name: &[u8],
+    methods: &[Option<&[u8]>],
+    routes: &[Option<&[u8]>],
+    placeholder: &[u8],
+) -> Result<Vec<u8>, OutOfMemory> {
+    let [methods, routes] = [methods, routes].map(|elements| elements.iter().flatten());
+    // The lengths of the parts, and what they are made of. No placeholder is shorter than what stands for it.
+    let elements = methods.clone().chain(routes.clone()).map(|element| LENGTH_LEN + element.len());
     let mut text = Vec::new();
-    text.try_reserve_exact(length).map_err(|_| OutOfMemory)?;
-    write(&mut |part| text.extend_from_slice(part));
-    Ok(text.into_boxed_slice())
+    text.try_reserve_exact(2 * LENGTH_LEN + name.len() + elements.sum::<usize>()).map_err(|_| OutOfMemory)?;
+    push_part(&mut text, [name]);
+    push_part(&mut text, methods.flat_map(|method| [method, &b" "[..]]));
+    for (method, path) in routes.filter_map(|route| split_route(route)) {
+        let path = pieces(path, placeholder).flat_map(|piece| [&[RESOURCE_ID][..], piece]).skip(1);
+        push_part(&mut text, [method, b" "].into_iter().chain(path));
+    }
+    Ok(text)
+}
+
+/// Appends what `pieces` are, after their length.
+fn push_part<'a>(text: &mut Vec<u8>, pieces: impl IntoIterator<Item = &'a [u8]>) {
+    let start = text.len() + LENGTH_LEN;
+    text.extend([0; LENGTH_LEN]);
+    pieces.into_iter().for_each(|piece| text.extend_from_slice(piece));
+    let length = (text.len() - start) as u32;
+    text[start - LENGTH_LEN..start].copy_from_slice(&length.to_ne_bytes());
 }
 
 /// `path` cut at every place of `placeholder`, from left to right: `/a/{id}/b` is `/a/` and `/b`. One piece when it has
@@ -364,17 +344,11 @@ fn before_semicolon(segment: &[u8]) -> &[u8] {
 
 /// Whether `path` is `route`'s, byte for byte, with `resource_id` in each place for it.
 fn path_matches(route: &[u8], resource_id: &[u8], path: &[u8]) -> bool {
-    let mut rest = path;
-    for byte in route {
-        let after = match (*byte, rest) {
-            (RESOURCE_ID, _) => rest.strip_prefix(resource_id),
-            (byte, [first, after @ ..]) if *first == byte => Some(after),
-            _ => None,
-        };
-        let Some(after) = after else { return false };
-        rest = after;
-    }
-    rest.is_empty()
+    let rest = route.iter().try_fold(path, |rest, byte| match *byte {
+        RESOURCE_ID => rest.strip_prefix(resource_id),
+        _ => rest.strip_prefix(std::slice::from_ref(byte)),
+    });
+    rest.is_some_and(<[u8]>::is_empty)
 }
 
 /// A token of RFC 9110, section 5.6.2: what methods and names of headers are.
