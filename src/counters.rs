@@ -2,8 +2,8 @@
 //! started. A transaction that is rolled back is counted too.
 //!
 //! Lives here: an array in shared memory, where the library is preloaded. Backends add to it without a lock. May not come
-//! in here: names. A scope has the slot that a hash of database and scope leads to, so that the size is fixed; scopes that
-//! find no slot are not counted.
+//! in here: names. A database takes one of the parts, and a scope the slot in it that a hash leads to, so that the size is
+//! fixed; databases and scopes that find none are not counted.
 
 use std::hash::{Hash, Hasher};
 use std::ptr;
@@ -16,10 +16,10 @@ use rustc_hash::FxHasher;
 use crate::errors::Refusal;
 use crate::pg;
 
-/// A database has one of the parts, so that none can take the slots of all.
-const PARTS: usize = 16;
-/// The slots of a part. Nearly as many scopes are counted.
-const SLOTS: usize = 1024;
+/// How many databases are counted.
+const PARTS: usize = 64;
+/// The slots of a database. Nearly as many of its scopes are counted.
+const SLOTS: usize = 256;
 /// Maximum probe distance in the hash table.
 const REACH: usize = 32;
 
@@ -31,13 +31,21 @@ const COUNTS: usize = SPENT + 1;
 /// Aligned to a cache line, so that counting an answer fetches one.
 #[repr(align(64))]
 struct Slot {
-    /// Hash of database and scope. 0: the slot is free.
+    /// Hash of the scope. 0: the slot is free.
     key: AtomicU64,
     counts: [AtomicU64; COUNTS],
 }
 
 struct Counters {
-    parts: [[Slot; SLOTS]; PARTS],
+    /// The databases that have the parts. 0: the part is free.
+    databases: [AtomicU64; PARTS],
+    parts: [Part; PARTS],
+}
+
+struct Part {
+    /// For what has no scope: there is always room for it.
+    unknown: Slot,
+    slots: [Slot; SLOTS],
 }
 
 /// NULL where the library is not preloaded.
@@ -81,20 +89,14 @@ pub fn count(scope: Option<&[u8]>, refusal: Option<Refusal>) {
 
 /// Adds to one of the counts of `scope`.
 pub fn add(scope: Option<&[u8]>, at: usize, times: u64) {
-    while let Some((slot, key)) = slot(scope) {
-        // Another backend may be faster, for another scope or for this one. Then it is looked for again.
-        let is_mine = slot.key.load(Ordering::Relaxed) == key
-            || slot.key.compare_exchange(0, key, Ordering::Relaxed, Ordering::Relaxed).is_ok();
-        if is_mine {
-            slot.counts[at].fetch_add(times, Ordering::Relaxed);
-            return;
-        }
+    if let Some(slot) = slot(scope, true) {
+        slot.counts[at].fetch_add(times, Ordering::Relaxed);
     }
 }
 
 /// The counts of `scope` by name. `None` where nothing is counted.
 pub fn of(scope: Option<&[u8]>) -> Option<[(&'static str, u64); COUNTS]> {
-    let (slot, _) = slot(scope)?;
+    let slot = slot(scope, false)?;
     let name = |at: usize| match at {
         0 => "ok",
         MINTED => "minted",
@@ -104,17 +106,52 @@ pub fn of(scope: Option<&[u8]>) -> Option<[(&'static str, u64); COUNTS]> {
     Some(std::array::from_fn(|at| (name(at), slot.counts[at].load(Ordering::Relaxed))))
 }
 
-/// The slot of `scope` in this database, or else the one that is free for it; and the key that it has there. `None` where
-/// the library is not preloaded, and where other scopes of the same part have all that are within reach.
-fn slot(scope: Option<&[u8]>) -> Option<(&'static Slot, u64)> {
+/// Frees the parts of databases that are not there any more. Nobody counts for them.
+pub fn retain(is_there: impl Fn(u32) -> bool) {
+    let Some(counters) = counters() else { return };
+    for (database, part) in counters.databases.iter().zip(&counters.parts) {
+        let oid = database.load(Ordering::Relaxed);
+        if oid != 0 && !is_there(oid as u32) {
+            for slot in part.slots.iter().chain([&part.unknown]) {
+                slot.key.store(0, Ordering::Relaxed);
+                slot.counts.iter().for_each(|count| count.store(0, Ordering::Relaxed));
+            }
+            database.store(0, Ordering::Release);
+        }
+    }
+}
+
+fn counters() -> Option<&'static Counters> {
     // SAFETY: shared memory lives as long as the process, and is only reached through atomics.
-    let counters = unsafe { SHARED.0.load(Ordering::Relaxed).as_ref() }?;
-    let database = pg::database_oid();
+    unsafe { SHARED.0.load(Ordering::Relaxed).as_ref() }
+}
+
+/// The slot of `scope` in this database, or else a free one, which it takes if `take` is true. `None` where the library is not
+/// preloaded, and where others have all that are within reach.
+fn slot(scope: Option<&[u8]>, take: bool) -> Option<&'static Slot> {
+    let counters = counters()?;
+    let database = pg::database_oid().into();
+    let is = |key: &AtomicU64, known| key.load(Ordering::Relaxed) == known;
+    // A part that became free may come before the one that the database has.
+    let mut parts = (0..PARTS).map(|step| (database as usize + step) % PARTS);
+    let at = parts.clone().find(|at| is(&counters.databases[*at], database));
+    let part = &counters.parts[at.or_else(|| parts.find(|at| is_mine(&counters.databases[*at], database, take)))?];
+    let Some(scope) = scope else { return Some(&part.unknown) };
     let mut hasher = FxHasher::default();
-    (database, scope).hash(&mut hasher);
+    scope.hash(&mut hasher);
     let key = hasher.finish().max(1);
-    let part = &counters.parts[database as usize % PARTS];
     let first = key as usize % SLOTS;
-    let slots = part[first..].iter().chain(&part[..first]).take(REACH);
-    slots.map(|slot| (slot, key)).find(|(slot, _)| [0, key].contains(&slot.key.load(Ordering::Relaxed)))
+    let mut within_reach = part.slots[first..].iter().chain(&part.slots[..first]).take(REACH);
+    within_reach.find(|slot| is_mine(&slot.key, key, take))
+}
+
+/// Whether `key` is `mine`, or free. Takes it in that case if `take` is true, unless another backend is faster.
+fn is_mine(key: &AtomicU64, mine: u64, take: bool) -> bool {
+    match key.load(Ordering::Relaxed) {
+        0 if take => match key.compare_exchange(0, mine, Ordering::Relaxed, Ordering::Relaxed) {
+            Ok(_) => true,
+            Err(faster) => faster == mine,
+        },
+        known => known == 0 || known == mine,
+    }
 }

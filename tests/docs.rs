@@ -501,9 +501,8 @@ fn imports_run_one_way() {
         ("store/", &["errors", "pg", "scope", "token", "values"]),
         ("mint.rs", &["counters", "errors", "pg", "scope", "settings", "store", "token", "values"]),
         ("validate.rs", &["counters", "errors", "pg", "store", "token"]),
-        ("introspection.rs", &["pg", "store"]),
         ("postgrest.rs", &["errors", "pg", "settings", "token", "validate"]),
-        ("sweep/", &["errors", "pg", "settings", "store"]),
+        ("sweep/", &["counters", "errors", "pg", "settings", "store"]),
     ];
     for (file, text) in sources() {
         if ["lib.rs", "api.rs"].contains(&file.as_str()) {

@@ -9,7 +9,11 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use super::call::Call;
 use super::datum::{SqlType as _, Text, copy_to_cstring, palloc_list, varlena};
 use super::ffi::{construct_array, hash_search};
+use super::report::try_memory;
 use crate::values::OutOfMemory;
+
+/// What a guarded call needs to spare for its error.
+const MEMORY: usize = 64 << 10;
 
 /// A list of `values`.
 pub fn list<'call, T: Copy>(_call: &Call<'call>, values: impl ExactSizeIterator<Item = T>) -> &'call mut [T] {
@@ -40,6 +44,7 @@ pub fn array(call: &Call<'_>, elements: impl ExactSizeIterator<Item = Datum>, of
 
 /// The jsonb that `json` stands for, which is JSON and ASCII. An error of PostgreSQL's leaves as a panic.
 pub fn jsonb(_call: &Call<'_>, json: &str) -> Result<Option<Datum>, OutOfMemory> {
+    try_memory(MEMORY)?;
     let argument = Some(Datum::from(copy_to_cstring(json.as_bytes())?));
     // SAFETY: jsonb_in takes a C string.
     Ok(unsafe { pgrx::fcinfo::direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]) })

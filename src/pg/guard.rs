@@ -1,22 +1,21 @@
 //! What is refused while we act as the owner of a table.
 //!
 //! No search path hides the session's temporary schema. Code of the owner's that does not qualify a name takes a table or type
-//! there for its own, with the triggers, defaults, checks and casts that it has. So where a table has code, nothing is
-//! written as its owner while the temporary schema has a table or type of another role.
+//! there for its own, with the triggers, defaults, checks and casts that it has. So where a table has code, nothing is done as
+//! its owner while the temporary schema has a table or type of another role. Planning a statement runs code too.
 //!
 //! Our own statements name the table, and a schema can be renamed at any moment, without a lock. So a look at each parsed
 //! statement of ours makes sure that the name has led to the table whose owner we act as.
 
 use std::cell::Cell;
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{CStr, c_int};
 use std::ptr;
-use std::slice;
 use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Oid};
 
 use super::ffi;
-use super::relation::{TableChanged, of_catalog, of_table};
+use super::relation::of_catalog;
 use super::report::Report;
 
 /// A bit of our own in the security context (miscadmin.h), set while we act as an owner. PostgreSQL restores it with the
@@ -25,8 +24,8 @@ pub(super) const ACTING_AS_OWNER: c_int = 1 << 24;
 
 /// What the guard has to be told.
 pub struct Guard {
-    /// The triggers, checks and columns with a default that the extension's tables come with.
-    pub own: &'static [&'static CStr],
+    /// The extension whose functions are no code of somebody else's.
+    pub extension: &'static CStr,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
     /// The error for a name that leads to another table.
@@ -127,79 +126,74 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
     }
 }
 
-/// Raises an error if table `relation` has code and another role than `owner` has something in the temporary schema. Whose
-/// session it is makes no difference: the caller may act as somebody else already.
+/// Whether table $1 or a partition of it has anything that may run code when a statement on the table is planned or
+/// executed, but for the functions of extension $2. What depends on the table is known, by catalog: whatever kind is not
+/// among these is code. So is what depends on any function, operator, operator class or type: PostgreSQL's own are pinned,
+/// and no dependency on them is recorded.
+pub(super) const HAS_CODE: &CStr = c"
+    WITH tree AS (
+        SELECT $1 AS oid UNION SELECT p.relid FROM pg_partition_tree($1) AS p
+    ), own AS (
+        SELECT d.objid AS oid
+        FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+        WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = $2
+    ), part AS (
+        SELECT 'pg_class'::regclass::oid AS classid, t.oid AS objid FROM tree AS t
+        UNION
+        SELECT d.classid, d.objid FROM pg_depend AS d JOIN tree AS t ON t.oid = d.refobjid
+        WHERE d.refclassid = 'pg_class'::regclass
+            -- Views, functions and policies on the table, and publications of it, do not run with a statement of ours.
+            AND d.classid NOT IN ('pg_proc'::regclass, 'pg_policy'::regclass, 'pg_publication_rel'::regclass)
+            AND NOT EXISTS (SELECT FROM pg_rewrite AS r
+                            WHERE d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.ev_class <> t.oid)
+    )
+    SELECT EXISTS (
+        SELECT FROM part AS p
+        WHERE NOT CASE p.classid
+            -- Partitions, indexes, sequences and the like, but no children.
+            WHEN 'pg_class'::regclass THEN EXISTS (
+                SELECT FROM pg_class AS c WHERE c.oid = p.objid AND (c.relkind IN ('i', 'I', 'S', 't') OR c.oid IN (TABLE tree)))
+            -- Foreign keys have triggers.
+            WHEN 'pg_constraint'::regclass THEN EXISTS (
+                SELECT FROM pg_constraint AS c WHERE c.oid = p.objid AND c.conrelid IN (TABLE tree) AND c.contype <> 'f')
+            WHEN 'pg_trigger'::regclass THEN EXISTS (
+                SELECT FROM pg_trigger AS t WHERE t.oid = p.objid AND t.tgfoid IN (TABLE own))
+            ELSE p.classid IN ('pg_type'::regclass, 'pg_attrdef'::regclass)
+        END OR EXISTS (
+            SELECT FROM pg_depend AS d
+            WHERE d.classid = p.classid AND d.objid = p.objid AND d.refclassid NOT IN (
+                    'pg_class'::regclass, 'pg_namespace'::regclass, 'pg_extension'::regclass, 'pg_constraint'::regclass,
+                    'pg_collation'::regclass)
+                AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid IN (TABLE own)))
+    ) OR EXISTS (
+        SELECT FROM pg_class AS c WHERE c.oid = $1 AND (c.relispartition OR c.relkind NOT IN ('r', 'p'))
+    )";
+
+/// Raises the error for what another role has in the temporary schema. It leaves by longjmp.
+///
+/// # Safety
+/// No frame between the caller and PostgreSQL owns a destructor.
+pub(super) unsafe fn refuse_temporary_object() {
+    // SAFETY: by the caller's promise.
+    unsafe { refuse(|guard| guard.temporary_object) }
+}
+
+/// The extension whose functions are no code of somebody else's.
+pub(super) fn extension() -> &'static CStr {
+    GUARD.get().map_or(c"", |guard| guard.extension)
+}
+
+/// Whether the temporary schema of this session has a table or type that belongs to an ordinary role other than `owner`.
+/// Whose session it is makes no difference: the caller may act as somebody else already.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
-pub(super) unsafe fn refuse_temporary_objects(relation: Oid, owner: Oid) -> Result<(), TableChanged> {
+pub(super) unsafe fn has_temporary_object_of_another(owner: Oid) -> bool {
     let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
     // SAFETY: by the caller's promise.
     unsafe {
         pg_sys::GetTempNamespaceState(&mut schema, &mut toast);
-        if schema != pg_sys::InvalidOid
-            && of_table(relation, |table| has_code(table))?
-            && has_object_of_another(schema, owner)
-        {
-            refuse(|guard| guard.temporary_object);
-        }
-    }
-    Ok(())
-}
-
-/// Whether a write to `table` may run anything that the extension did not come with.
-///
-/// # Safety
-/// `table` is open. An error leaves by longjmp.
-unsafe fn has_code(table: pg_sys::Relation) -> bool {
-    // SAFETY: by the caller's promise. There are as many triggers, checks and defaults as their numbers say.
-    unsafe {
-        let (class, description) = (&*(*table).rd_rel, (*table).rd_att);
-        let is_own = |name: *const c_char| {
-            let name = CStr::from_ptr(name);
-            GUARD.get().is_some_and(|guard| guard.own.contains(&name))
-        };
-        let default_is_own = |default: &pg_sys::AttrDefault| {
-            let name = pg_sys::SPI_fname(description, default.adnum.into());
-            !name.is_null() && is_own(name)
-        };
-        let has_triggers = (*table).trigdesc.as_ref().is_some_and(|has| {
-            !slice::from_raw_parts(has.triggers, has.numtriggers as usize).iter().all(|trigger| is_own(trigger.tgname))
-        });
-        let has_constraints = (*description).constr.as_ref().is_some_and(|has| {
-            let checks = (0..has.num_check as usize).map(|at| &*has.check.add(at));
-            let defaults = (0..has.num_defval as usize).map(|at| &*has.defval.add(at));
-            !checks.into_iter().all(|check| is_own(check.ccname)) || !defaults.into_iter().all(default_is_own)
-        });
-        let has_types = (1..=(*description).natts)
-            .any(|number| pg_sys::SPI_gettypeid(description, number).to_u32() >= pg_sys::FirstNormalObjectId);
-        class.relkind as u8 != pg_sys::RELKIND_RELATION
-            || class.relhassubclass
-            || !(*table).rd_rules.is_null()
-            || has_triggers
-            || has_constraints
-            || has_types
-            || oids(pg_sys::RelationGetIndexList(table)).any(|index| has_expression(index))
-    }
-}
-
-/// Whether an index has an expression or a condition.
-///
-/// # Safety
-/// Within a transaction. An error leaves by longjmp.
-unsafe fn has_expression(index: Oid) -> bool {
-    const EXPRESSIONS: c_int = pg_sys::Anum_pg_index_indexprs as c_int;
-    const CONDITION: c_int = pg_sys::Anum_pg_index_indpred as c_int;
-    // SAFETY: the cached row is held while it is read. An index that is gone has none.
-    unsafe {
-        let row = ffi::SearchSysCache1(pg_sys::SysCacheIdentifier::INDEXRELID as c_int, index.into());
-        if row.is_null() {
-            return false;
-        }
-        let is_null = |number| pg_sys::heap_attisnull(row, number, ptr::null_mut());
-        let answer = !is_null(EXPRESSIONS) || !is_null(CONDITION);
-        ffi::ReleaseSysCache(row);
-        answer
+        schema != pg_sys::InvalidOid && has_object_of_another(schema, owner)
     }
 }
 

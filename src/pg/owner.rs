@@ -7,29 +7,25 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::guard::{ACTING_AS_OWNER, refuse_temporary_objects};
+use super::guard::ACTING_AS_OWNER;
 use super::lock::lock_and_get_owner;
 use super::relation::TableChanged;
 
 const SEARCH_PATH: &CStr = c"pg_catalog, pg_temp";
 
-/// Runs `work` as the owner of table `relation`, which stays locked in this mode.
+/// Runs `work` as the owner of table `relation`, who is passed to it. The table stays locked in this mode.
 ///
 /// # Safety
 /// Within a transaction. Errors leave by longjmp.
 pub(super) unsafe fn as_owner<R>(
     relation: Oid,
     lock: pg_sys::LOCKMODE,
-    work: impl FnOnce() -> R,
+    work: impl FnOnce(Oid) -> R,
 ) -> Result<R, TableChanged> {
     // SAFETY: by the caller's promise.
     unsafe {
         let owner = lock_and_get_owner(relation, lock)?;
-        // Reading a table runs nothing of its owner's: policies are left out, and a view is no table.
-        if lock != pg_sys::AccessShareLock as pg_sys::LOCKMODE {
-            refuse_temporary_objects(relation, owner)?;
-        }
-        Ok(as_user(owner, work))
+        Ok(as_user(owner, || work(owner)))
     }
 }
 

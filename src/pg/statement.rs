@@ -7,8 +7,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::{Call, split};
+use super::datum::{Boolean, SqlType as _, Text, varlena};
 use super::ffi::SPI_execute_snapshot;
-use super::guard::naming_only;
+use super::guard::{HAS_CODE, extension, has_temporary_object_of_another, naming_only, refuse_temporary_object};
 use super::lookup::{Reader, Tuple};
 use super::owner::as_owner;
 use super::relation::TableChanged;
@@ -58,25 +59,36 @@ impl Statement {
         parameters: &[Option<Datum>],
         mut visit: impl FnMut(&Tuple<'_>),
     ) -> Result<u64, TableChanged> {
+        // SAFETY: within a transaction. The frames up to PostgreSQL's own no destructor.
+        unsafe {
+            as_owner(relation, self.lock, |owner| {
+                if has_temporary_object_of_another(owner) && has_code(relation) {
+                    refuse_temporary_object();
+                }
+                naming_only(self.sql, relation, || self.execute(parameters, &mut visit))
+            })
+        }
+    }
+
+    /// # Safety
+    /// The parameters are of the declared types. An error leaves by longjmp.
+    unsafe fn execute(&self, parameters: &[Option<Datum>], visit: &mut impl FnMut(&Tuple<'_>)) -> u64 {
         let (mut values, nulls) = split(parameters);
         let nulls = nulls.map(|null| if null { b'n' } else { b' ' } as c_char);
-        // SAFETY: the plan has as many parameters, of the declared types. After an error PostgreSQL unwinds SPI's stack.
+        // SAFETY: by the caller's promise. After an error PostgreSQL unwinds SPI's stack.
         unsafe {
-            let run = || {
-                require_memory(MEMORY);
-                let caller = pg_sys::CurrentMemoryContext;
-                check(pg_sys::SPI_connect());
-                // Planned as the owner too, since parsing needs USAGE on the schema.
-                let (plan, snapshot, none) = (self.plan(), pg_sys::GetLatestSnapshot(), ptr::null_mut());
-                check(SPI_execute_snapshot(plan, values.as_mut_ptr(), nulls.as_ptr(), snapshot, none, false, true, 0));
-                let rows = pg_sys::SPI_processed;
-                let inner = pg_sys::MemoryContextSwitchTo(caller);
-                visit_result(&mut visit);
-                pg_sys::MemoryContextSwitchTo(inner);
-                check(pg_sys::SPI_finish());
-                rows
-            };
-            as_owner(relation, self.lock, || naming_only(self.sql, relation, run))
+            require_memory(MEMORY);
+            let caller = pg_sys::CurrentMemoryContext;
+            check(pg_sys::SPI_connect());
+            // Planned as the owner too, since parsing needs USAGE on the schema.
+            let (plan, snapshot, none) = (self.plan(), pg_sys::GetLatestSnapshot(), ptr::null_mut());
+            check(SPI_execute_snapshot(plan, values.as_mut_ptr(), nulls.as_ptr(), snapshot, none, false, true, 0));
+            let rows = pg_sys::SPI_processed;
+            let inner = pg_sys::MemoryContextSwitchTo(caller);
+            visit_result(visit);
+            pg_sys::MemoryContextSwitchTo(inner);
+            check(pg_sys::SPI_finish());
+            rows
         }
     }
 
@@ -121,6 +133,21 @@ impl Statement {
         self.plan.store(made, Ordering::Relaxed);
         made
     }
+}
+
+/// Whether `relation` has code that is not the extension's.
+///
+/// # Safety
+/// Acting as an owner. An error leaves by longjmp.
+unsafe fn has_code(relation: Oid) -> bool {
+    static SELECT: Statement = Statement::reading(HAS_CODE, &[pg_sys::OIDOID, Text::OID]);
+    let mut answer = true;
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let parameters = [Some(relation.into()), Some(varlena(extension().to_bytes()))];
+        SELECT.execute(&parameters, &mut |row| answer = row.get::<Boolean>(1) != Some(false));
+    }
+    answer
 }
 
 /// Calls `visit` with each row of the statement's result, if it has one.

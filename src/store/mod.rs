@@ -92,7 +92,7 @@ impl Table {
 pub fn watch() {
     pg::on_invalidation(forget);
     pg::guard_owner(Guard {
-        own: &[c"scopes_changed", c"scopes_truncated", c"scopes_valid", c"resource_id_in_path", c"temp_tokens_expire"],
+        extension: EXTENSION,
         temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
         other_table: || Error::from(Kind::TablesMissing).into_report(),
     });

@@ -15,7 +15,7 @@ use pgrx::pg_sys::{self, Datum};
 use super::place::{ByHand, Place, Worker};
 use super::worker::{self, OVERDUE};
 use super::{by_hand, end, heed_signals, idle, is_running, is_told_to_end, log_failure, micros, sleep, status};
-use crate::{pg, settings};
+use crate::{counters, pg, settings};
 
 const NAME: &str = "temptoken sweep launcher";
 
@@ -234,7 +234,9 @@ fn databases(only: Option<u32>, logged: &mut Logged) -> Vec<Database> {
         pg_sys::table_close(relation, lock);
         pg_sys::CommitTransactionCommand();
     }
-    status::retain(|oid| databases.iter().any(|database| database.oid == oid));
+    let is_there = |oid| databases.iter().any(|database| database.oid == oid);
+    status::retain(is_there);
+    counters::retain(is_there);
     if only.is_none() {
         log_unknown(&databases, logged);
     }

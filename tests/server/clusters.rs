@@ -10,10 +10,14 @@ use postgres::Client;
 fn a_database_of_many_scopes_takes_no_counts_from_others() {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
     let mut client = cluster.connect("postgres");
-    // The id decides which part of the memory a database has: another than that of postgres, which is 5.
-    client.batch_execute("CREATE DATABASE filled OID = 20000").unwrap();
-    let mut filled = cluster.connect("filled");
-    filled.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    // These two ids lead to the same part of the memory first.
+    for database in ["filled OID = 20000", "neighbour OID = 20064"] {
+        client.batch_execute(&format!("CREATE DATABASE {database}")).unwrap();
+    }
+    let [mut filled, mut neighbour] = ["filled", "neighbour"].map(|database| cluster.connect(database));
+    for other in [&mut filled, &mut neighbour] {
+        other.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    }
     let all = "DO $$ BEGIN
         FOR i IN 1 .. 4000 LOOP
             PERFORM temptoken_register_scope('s' || i, ARRAY['GET /x'], '1 hour');
@@ -23,13 +27,33 @@ fn a_database_of_many_scopes_takes_no_counts_from_others() {
         RAISE SQLSTATE 'AB123';
     END $$";
     assert_eq!(sqlstate(&mut filled, all), "AB123");
-    let minted =
-        "SELECT coalesce((outcomes -> 'minted')::text, 'not counted') FROM temptoken_stats() WHERE scope = 'files'";
-    for (client, counted) in [(&mut filled, "not counted"), (&mut client, "1")] {
+    let counted = |client: &mut Client, count, scope| {
+        let counted = format!(
+            "SELECT coalesce((outcomes -> '{count}')::text, 'not counted') FROM temptoken_stats()
+             WHERE scope IS NOT DISTINCT FROM {scope}"
+        );
+        text(client, &counted)
+    };
+    for (client, minted) in [(&mut filled, "not counted"), (&mut neighbour, "1"), (&mut client, "1")] {
         text(client, REGISTER);
         text(client, "SELECT temptoken_mint('files', '42', '1 hour')");
-        assert_eq!(text(client, minted), counted);
+        text(client, "SELECT status FROM temptoken_try_validate('a guess', 'GET', '/')");
+        assert_eq!(counted(client, "minted", "'files'"), minted);
+        assert_eq!(counted(client, "token_not_found", "NULL"), "1");
     }
+    drop(neighbour);
+    client.batch_execute("DROP DATABASE neighbour").unwrap();
+    cluster.configure(&["temptoken.sweep_interval = 1s"]);
+    cluster.reload();
+    let now = text(&mut client, "SELECT clock_timestamp()");
+    let round = format!(
+        "SELECT coalesce(last_start > '{now}'::timestamptz + interval '1 second', false) FROM temptoken_sweep_status()"
+    );
+    wait_until("a round has begun after that", || text(&mut client, &round) == "t");
+    client.batch_execute("CREATE DATABASE neighbour OID = 20064").unwrap();
+    let mut neighbour = cluster.connect("neighbour");
+    neighbour.batch_execute("CREATE EXTENSION temptoken").unwrap();
+    assert_eq!(counted(&mut neighbour, "token_not_found", "NULL"), "0");
 }
 
 #[test]

@@ -199,6 +199,9 @@ fn a_call_at_the_very_end_of_memory_is_answered() {
     }
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
     text(&mut cluster.connect("postgres"), REGISTER);
+    let many =
+        "SELECT count(temptoken_register_scope('s' || i, ARRAY['GET /'], '1 hour')) FROM generate_series(1, 300) AS i";
+    text(&mut cluster.connect("postgres"), many);
     let calls = [
         "(temptoken_try_validate(token, 'GET', '/files/1')).status",
         "(temptoken_validate(token, 'GET', '/files/2')).scope",

@@ -343,6 +343,10 @@ DECLARE
         'ADD note public.regress_note', 'DROP note',
         'DROP CONSTRAINT temp_tokens_expire, ADD CONSTRAINT fine CHECK (public.regress_named(resource_id) = resource_id)',
         'DROP CONSTRAINT fine, ADD CONSTRAINT temp_tokens_expire CHECK (pg_catalog.isfinite(expires_at))',
+        'DROP CONSTRAINT temp_tokens_expire, ADD CONSTRAINT temp_tokens_expire CHECK (public.regress_named(resource_id) = resource_id)',
+        'DROP CONSTRAINT temp_tokens_expire, ADD CONSTRAINT temp_tokens_expire CHECK (pg_catalog.isfinite(expires_at))',
+        'ADD resource_id_in_path text DEFAULT public.regress_named($$x$$)', 'DROP resource_id_in_path',
+        'ADD FOREIGN KEY (scope) REFERENCES temptoken.scopes', 'DROP CONSTRAINT temp_tokens_scope_fkey',
         'ADD CONSTRAINT sole EXCLUDE ((public.regress_named(resource_id)) WITH =)', 'DROP CONSTRAINT sole'];
 BEGIN
     FOR at IN 1 .. cardinality(codes) BY 2 LOOP
@@ -371,9 +375,9 @@ SET ROLE regress_thief;
 SELECT public.temptoken_register_scope('other', ARRAY['GET /other'], '1 hour');
 RESET ROLE;
 DROP INDEX temptoken.named;
-CREATE TABLE regress_child () INHERITS (temptoken.temp_tokens);
+CREATE TABLE public.regress_child () INHERITS (temptoken.temp_tokens);
 SELECT public.regress_mint_as_thief();
-DROP TABLE regress_child;
+DROP TABLE public.regress_child;
 SET regress.armed = off;
 DROP INDEX temptoken.temp_tokens_scope_resource_id_idx;
 CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, resource_id)
@@ -383,15 +387,69 @@ SELECT public.regress_mint_as_thief();
 SELECT count(*) AS stolen FROM public.stolen;
 DROP INDEX temptoken.temp_tokens_scope_resource_id_idx;
 CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, resource_id);
--- Reading runs no code.
+SET regress.armed = off;
+CREATE FUNCTION public.regress_compared(text, text) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$
+BEGIN
+    PERFORM public.regress_named($1);
+    RETURN pg_catalog.bttextcmp($1, $2);
+END $$;
+CREATE OPERATOR CLASS public.regress_text FOR TYPE text USING btree AS
+    OPERATOR 1 <, OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 public.regress_compared(text, text);
+CREATE INDEX named ON temptoken.temp_tokens (resource_id public.regress_text);
+SET regress.armed = on;
+SELECT public.regress_mint_as_thief();
+DROP INDEX temptoken.named;
+DROP OPERATOR FAMILY public.regress_text USING btree;
+CREATE TRIGGER scopes_changed AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.audit();
+SELECT public.regress_mint_as_thief();
+DROP TRIGGER scopes_changed ON temptoken.temp_tokens;
+CREATE TABLE public.regress_parent (LIKE temptoken.temp_tokens) PARTITION BY LIST (public.regress_named(scope));
+SET regress.armed = off;
+ALTER TABLE public.regress_parent ATTACH PARTITION temptoken.temp_tokens FOR VALUES IN ('files');
+SET regress.armed = on;
+SELECT public.regress_mint_as_thief();
+SET regress.armed = off;
+ALTER TABLE public.regress_parent DETACH PARTITION temptoken.temp_tokens;
+DROP TABLE public.regress_parent;
+-- Planning runs code too, of a statement that only reads: constants in conditions, statistics on expressions.
+CREATE STATISTICS temptoken.named (ndistinct) ON (scope = public.regress_named('files')), resource_id FROM temptoken.temp_tokens;
+SET regress.armed = on;
 SET ROLE regress_thief;
-SELECT count(*) > 0 AS read FROM public.temptoken_stats();
+SELECT public.temptoken_delete_by_resource_id('files', '1');
+SELECT count(*) FROM public.temptoken_stats();
 RESET ROLE;
+SET regress.armed = off;
+DROP STATISTICS temptoken.named;
+CREATE INDEX named ON temptoken.temp_tokens (expires_at) WHERE scope = public.regress_named('files');
+SET regress.armed = on;
+SET ROLE regress_thief;
+SELECT count(*) FROM public.temptoken_stats();
+RESET ROLE;
+SET regress.armed = off;
+DROP INDEX temptoken.named;
+SELECT count(*) AS stolen FROM public.stolen;
+-- What does not run with a statement of ours is no code: plain indexes, views, policies, publications.
+CREATE INDEX named ON temptoken.temp_tokens (created_at);
+CREATE VIEW public.regress_view AS SELECT public.regress_named(scope) FROM temptoken.temp_tokens;
+CREATE POLICY named ON temptoken.temp_tokens USING (public.regress_named(scope) IS NOT NULL);
+ALTER TABLE temptoken.temp_tokens ENABLE ROW LEVEL SECURITY;
+SET client_min_messages = error;
+CREATE PUBLICATION regress_named FOR TABLE temptoken.temp_tokens;
+RESET client_min_messages;
+SET regress.armed = on;
+SELECT public.regress_mint_as_thief();
+SET regress.armed = off;
+DROP PUBLICATION regress_named;
+ALTER TABLE temptoken.temp_tokens DISABLE ROW LEVEL SECURITY;
+DROP POLICY named ON temptoken.temp_tokens;
+DROP VIEW public.regress_view;
+DROP INDEX temptoken.named;
+SELECT count(*) AS stolen FROM public.stolen;
 CREATE TRIGGER audit AFTER INSERT OR UPDATE OR DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.audit();
 DROP TABLE pg_temp.audit_entry CASCADE;
 DROP FUNCTION public.regress_each_code;
 DROP DOMAIN public.regress_note;
-DROP FUNCTION public.regress_mint_for_thief, public.collect, public.regress_named;
+DROP FUNCTION public.regress_mint_for_thief, public.collect, public.regress_compared, public.regress_named;
 SELECT count(*) AS stolen FROM public.stolen;
 -- The owner's own temporary table is the owner's.
 CREATE OR REPLACE FUNCTION public.audit() RETURNS trigger LANGUAGE plpgsql AS $$
