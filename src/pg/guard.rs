@@ -127,7 +127,7 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
 }
 
 /// Whether table $1 or a partition of it has anything that may run code when a statement on the table is planned or
-/// executed, but for the functions of extension $2. What depends on the table is known, by catalog: whatever kind is not
+/// executed, but for the C functions of extension $2. What depends on the table is known, by catalog: whatever kind is not
 /// among these is code. So is what depends on any function, operator, operator class or type: PostgreSQL's own are pinned,
 /// and no dependency on them is recorded.
 pub(super) const HAS_CODE: &CStr = c"
@@ -136,6 +136,7 @@ pub(super) const HAS_CODE: &CStr = c"
     ), own AS (
         SELECT d.objid AS oid
         FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
+        JOIN pg_proc AS p ON p.oid = d.objid JOIN pg_language AS l ON l.oid = p.prolang AND l.lanname = 'c'
         WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = $2
     ), part AS (
         SELECT 'pg_class'::regclass::oid AS classid, t.oid AS objid FROM tree AS t
