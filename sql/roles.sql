@@ -40,11 +40,11 @@ CROSS JOIN (VALUES
     ('manage', 'EXECUTE ON FUNCTION %I.temptoken_sweep_worker_start()'),
     ('manage', 'EXECUTE ON FUNCTION %I.temptoken_sweep_worker_stop()'),
     ('manage', 'EXECUTE ON FUNCTION %I.temptoken_schedule_sweep(text)'),
-    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_unschedule_sweep()'),
-    ('manage', 'USAGE ON SCHEMA temptoken'),
-    ('manage', 'SELECT ON temptoken.active_tokens')
+    ('manage', 'EXECUTE ON FUNCTION %I.temptoken_unschedule_sweep()')
 ) AS v (privilege, granted)
-WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken';
+WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken'
+UNION ALL SELECT 'manage', pg_catalog.concat('USAGE ON SCHEMA ', 'temptoken'::pg_catalog.regnamespace)
+UNION ALL SELECT 'manage', pg_catalog.concat('SELECT ON ', 'temptoken.active_tokens'::pg_catalog.regclass);
 COMMENT ON VIEW temptoken.privileges IS 'What temptoken_grant grants: a row for each privilege and what it covers';
 COMMENT ON COLUMN temptoken.privileges.privilege IS 'issue, validate, manage or monitor';
 COMMENT ON COLUMN temptoken.privileges.granted IS 'What stands between GRANT and TO';

@@ -291,18 +291,20 @@ fn introspect(call: &Call<'_>, (token,): (Bytes<'_>,)) -> Answer {
 
 fn find_tokens(call: &Call<'_>, (text,): (Bytes<'_>,)) -> Answer {
     static ROW: RowType = row_type!(id Uuid, known Boolean, active Boolean);
-    let mut seen = pg::Set::new(call);
+    let (mut seen, memory) = (pg::Set::new(call), pg::StepMemory::new(call));
     let mut failure = Ok(());
     call.rows(&ROW, |put| {
         failure = Token::candidates(text.unwrap_or_default()).try_for_each(|candidate| {
             pg::check_for_interrupts();
             let Some(token) = Token::parse(candidate) else { return Ok(()) };
-            if seen.insert(&token.key()) {
-                let known = validate::find(call, &token)?.is_some();
-                let active = validate::find_active(call, &token)?.is_some();
-                put(&[Some(pg::uuid(token.id().as_bytes())), Some(Datum::from(known)), Some(Datum::from(active))]);
-            }
-            Ok(())
+            memory.step(|| {
+                if seen.insert(&token.key()) {
+                    let known = validate::find(call, &token)?.is_some();
+                    let active = validate::find_active(call, &token)?.is_some();
+                    put(&[Some(pg::uuid(token.id().as_bytes())), Some(Datum::from(known)), Some(Datum::from(active))]);
+                }
+                Ok(())
+            })
         });
     });
     failure.map(|()| None)
@@ -313,10 +315,13 @@ fn stats(call: &Call<'_>, (): ()) -> Answer {
     static ROW: RowType = row_type!(scope Text, live Int8, expired Int8, next_expiry Timestamptz, outcomes Jsonb);
     let names = scopes::names(call)?;
     let (mut counted, mut failure) = (Ok(()), None);
+    let memory = pg::StepMemory::new(call);
     call.rows(&ROW, |put| {
-        counted = tokens::count_by_scope(names, |row| match counts(call, row.get::<Text>(1)) {
-            Ok(outcomes) => put(&[row.datum(1), row.datum(2), row.datum(3), row.datum(4), outcomes]),
-            Err(error) => failure = Some(error),
+        counted = tokens::count_by_scope(names, |row| {
+            memory.step(|| match counts(call, row.get::<Text>(1)) {
+                Ok(outcomes) => put(&[row.datum(1), row.datum(2), row.datum(3), row.datum(4), outcomes]),
+                Err(error) => failure = Some(error),
+            });
         });
     });
     counted?;

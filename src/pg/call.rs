@@ -11,7 +11,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::datum::SqlType;
 use super::ffi::{HeapTupleHeaderGetDatum, heap_form_tuple, tuplestore_putvalues};
-use super::report::{IntoReport, require_memory};
+use super::report::{ERROR_MEMORY, IntoReport, require_memory};
 
 /// Exports functions to PostgreSQL (fmgr.h, version-1 calling convention): `name(types of its arguments) => body;`.
 ///
@@ -60,9 +60,6 @@ macro_rules! row_type {
 }
 pub(crate) use row_type;
 
-/// What a call may need in small pieces, and for its error.
-const MEMORY: usize = 64 << 10;
-
 /// Runs the body of an SQL function, and raises its error.
 ///
 /// # Safety
@@ -74,7 +71,7 @@ pub unsafe fn enter<E: IntoReport>(
     // SAFETY: the guard is called right under PostgreSQL's frame, and turns a panic into an ERROR. A report owns nothing,
     // so that it can be thrown from here.
     unsafe {
-        require_memory(MEMORY);
+        require_memory(ERROR_MEMORY);
         let run = || {
             let call = Call { fcinfo, memory: PhantomData };
             body(&call).map(|value| call.finish(value)).map_err(IntoReport::into_report)

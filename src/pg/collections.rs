@@ -9,11 +9,8 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use super::call::Call;
 use super::datum::{SqlType as _, Text, copy_to_cstring, palloc_list, varlena};
 use super::ffi::{construct_array, hash_search};
-use super::report::try_memory;
+use super::report::{ERROR_MEMORY, require_memory};
 use crate::values::OutOfMemory;
-
-/// What a guarded call needs to spare for its error.
-const MEMORY: usize = 64 << 10;
 
 /// A list of `values`.
 pub fn list<'call, T: Copy>(_call: &Call<'call>, values: impl ExactSizeIterator<Item = T>) -> &'call mut [T] {
@@ -44,7 +41,6 @@ pub fn array(call: &Call<'_>, elements: impl ExactSizeIterator<Item = Datum>, of
 
 /// The jsonb that `json` stands for, which is JSON and ASCII. An error of PostgreSQL's leaves as a panic.
 pub fn jsonb(_call: &Call<'_>, json: &str) -> Result<Option<Datum>, OutOfMemory> {
-    try_memory(MEMORY)?;
     let argument = Some(Datum::from(copy_to_cstring(json.as_bytes())?));
     // SAFETY: jsonb_in takes a C string.
     Ok(unsafe { pgrx::fcinfo::direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]) })
@@ -67,6 +63,43 @@ pub fn json_field<'call>(_call: &Call<'call>, json: &[u8], name: &[u8]) -> Optio
     let field = malformed.into_iter().fold(field, |field, code| field.catch_when(code, |_| None)).execute();
     // SAFETY: the result is a text.
     field.map(|field| unsafe { Text::read(field) })
+}
+
+/// Memory for one step of many, such as a row. It is small, and free again after each step. The memory of a call grows, in blocks
+/// that double: at its end it is not enough for the error of a guarded call, whatever was there before.
+#[derive(Clone, Copy)]
+pub struct StepMemory(pg_sys::MemoryContext);
+
+impl StepMemory {
+    /// Memory that lives as long as the call.
+    pub fn new(_call: &Call<'_>) -> Self {
+        let sizes = [pg_sys::ALLOCSET_SMALL_MINSIZE, pg_sys::ALLOCSET_SMALL_INITSIZE, pg_sys::ALLOCSET_SMALL_MAXSIZE]
+            .map(|size| size as usize);
+        // SAFETY: a context that is part of the call's.
+        unsafe {
+            let parent = pg_sys::CurrentMemoryContext;
+            Self(pg_sys::AllocSetContextCreateInternal(
+                parent,
+                c"temptoken step".as_ptr(),
+                sizes[0],
+                sizes[1],
+                sizes[2],
+            ))
+        }
+    }
+
+    /// Runs one step. What it returns is not in the memory.
+    pub fn step<R>(self, step: impl FnOnce() -> R) -> R {
+        require_memory(ERROR_MEMORY);
+        // SAFETY: the context lives. An error sets the current context by itself.
+        unsafe {
+            let before = pg_sys::MemoryContextSwitchTo(self.0);
+            let result = step();
+            pg_sys::MemoryContextSwitchTo(before);
+            pg_sys::MemoryContextReset(self.0);
+            result
+        }
+    }
 }
 
 /// A set of keys of `LENGTH` bytes.

@@ -17,6 +17,7 @@ use pgrx::pg_sys::{self, Oid};
 use super::ffi;
 use super::relation::of_catalog;
 use super::report::Report;
+use super::statement::Statement;
 
 /// A bit of our own in the security context (miscadmin.h), set while we act as an owner. PostgreSQL restores it with the
 /// user when a transaction or savepoint is rolled back.
@@ -24,8 +25,8 @@ pub(super) const ACTING_AS_OWNER: c_int = 1 << 24;
 
 /// What the guard has to be told.
 pub struct Guard {
-    /// The extension whose functions are no code of somebody else's.
-    pub extension: &'static CStr,
+    /// Whether the table of oid $1 has code that the extension did not come with: a boolean. It names what is PostgreSQL's.
+    pub has_code: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
     /// The error for a name that leads to another table.
@@ -126,50 +127,6 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
     }
 }
 
-/// Whether table $1 or a partition of it has anything that may run code when a statement on the table is planned or
-/// executed, but for the C functions of extension $2. What depends on the table is known, by catalog: whatever kind is not
-/// among these is code. So is what depends on any function, operator, operator class or type: PostgreSQL's own are pinned,
-/// and no dependency on them is recorded.
-pub(super) const HAS_CODE: &CStr = c"
-    WITH tree AS (
-        SELECT $1 AS oid UNION SELECT p.relid FROM pg_partition_tree($1) AS p
-    ), own AS (
-        SELECT d.objid AS oid
-        FROM pg_depend AS d JOIN pg_extension AS e ON e.oid = d.refobjid
-        JOIN pg_proc AS p ON p.oid = d.objid JOIN pg_language AS l ON l.oid = p.prolang AND l.lanname = 'c'
-        WHERE d.classid = 'pg_proc'::regclass AND d.refclassid = 'pg_extension'::regclass AND d.deptype = 'e' AND e.extname = $2
-    ), part AS (
-        SELECT 'pg_class'::regclass::oid AS classid, t.oid AS objid FROM tree AS t
-        UNION
-        SELECT d.classid, d.objid FROM pg_depend AS d JOIN tree AS t ON t.oid = d.refobjid
-        WHERE d.refclassid = 'pg_class'::regclass
-            -- Views, functions and policies on the table, and publications of it, do not run with a statement of ours.
-            AND d.classid NOT IN ('pg_proc'::regclass, 'pg_policy'::regclass, 'pg_publication_rel'::regclass)
-            AND NOT EXISTS (SELECT FROM pg_rewrite AS r
-                            WHERE d.classid = 'pg_rewrite'::regclass AND r.oid = d.objid AND r.ev_class <> t.oid)
-    )
-    SELECT EXISTS (
-        SELECT FROM part AS p
-        WHERE NOT CASE p.classid
-            -- Partitions, indexes, sequences and the like, but no children.
-            WHEN 'pg_class'::regclass THEN EXISTS (
-                SELECT FROM pg_class AS c WHERE c.oid = p.objid AND (c.relkind IN ('i', 'I', 'S', 't') OR c.oid IN (TABLE tree)))
-            -- Foreign keys have triggers.
-            WHEN 'pg_constraint'::regclass THEN EXISTS (
-                SELECT FROM pg_constraint AS c WHERE c.oid = p.objid AND c.conrelid IN (TABLE tree) AND c.contype <> 'f')
-            WHEN 'pg_trigger'::regclass THEN EXISTS (
-                SELECT FROM pg_trigger AS t WHERE t.oid = p.objid AND t.tgfoid IN (TABLE own))
-            ELSE p.classid IN ('pg_type'::regclass, 'pg_attrdef'::regclass)
-        END OR EXISTS (
-            SELECT FROM pg_depend AS d
-            WHERE d.classid = p.classid AND d.objid = p.objid AND d.refclassid NOT IN (
-                    'pg_class'::regclass, 'pg_namespace'::regclass, 'pg_extension'::regclass, 'pg_constraint'::regclass,
-                    'pg_collation'::regclass)
-                AND NOT (d.refclassid = 'pg_proc'::regclass AND d.refobjid IN (TABLE own)))
-    ) OR EXISTS (
-        SELECT FROM pg_class AS c WHERE c.oid = $1 AND (c.relispartition OR c.relkind NOT IN ('r', 'p'))
-    )";
-
 /// Raises the error for what another role has in the temporary schema. It leaves by longjmp.
 ///
 /// # Safety
@@ -179,9 +136,9 @@ pub(super) unsafe fn refuse_temporary_object() {
     unsafe { refuse(|guard| guard.temporary_object) }
 }
 
-/// The extension whose functions are no code of somebody else's.
-pub(super) fn extension() -> &'static CStr {
-    GUARD.get().map_or(c"", |guard| guard.extension)
+/// The statement that [`Guard::has_code`] is.
+pub(super) fn has_code_statement() -> Option<&'static Statement> {
+    GUARD.get().map(|guard| guard.has_code)
 }
 
 /// Whether the temporary schema of this session has a table or type that belongs to an ordinary role other than `owner`.

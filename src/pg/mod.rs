@@ -43,7 +43,7 @@ pub use pgrx::pg_sys::{Datum, InvalidOid, Oid};
 
 pub use call::{Call, RowType, enter};
 pub(crate) use call::{row_type, sql_functions};
-pub use collections::{ElementType, Set, array, json_field, jsonb, list};
+pub use collections::{ElementType, Set, StepMemory, array, json_field, jsonb, list};
 pub use datum::{
     Boolean, Bytea, Bytes, Int4, Int8, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid, from_boxed,
     from_utf8, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
@@ -66,6 +66,7 @@ pub use statement::Statement;
 pub use trigger::ColumnText;
 pub use walk::{UuidRange, deletes_plainly, walk};
 
-/// The oids of array types that are parameters of statements.
+/// The oids of types that are parameters of statements.
+pub const OID: Oid = pgrx::pg_sys::OIDOID;
 pub const UUID_ARRAY: Oid = pgrx::pg_sys::UUIDARRAYOID;
 pub const BYTEA_ARRAY: Oid = pgrx::pg_sys::BYTEAARRAYOID;

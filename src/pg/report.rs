@@ -89,28 +89,22 @@ impl Report {
     }
 }
 
+/// What a guarded call may need in small pieces, and for its error.
+pub const ERROR_MEMORY: usize = 64 << 10;
+
 /// Raises 53200, by longjmp, unless this much memory can be had now. pgrx copies an error that it catches into PostgreSQL's
 /// memory. If that fails it catches the failure, and so on until PostgreSQL gives up with a PANIC. So whatever is guarded
 /// begins with some memory to spare.
 pub fn require_memory(bytes: usize) {
-    if try_memory(bytes).is_err() {
-        // SAFETY: this frame owns nothing.
-        unsafe { Report::OUT_OF_MEMORY.throw() }
-    }
-}
-
-/// As [`require_memory`], where the calling frame owns a destructor.
-pub fn try_memory(bytes: usize) -> Result<(), OutOfMemory> {
     // SAFETY: the layout is not empty.
     unsafe {
         let layout = Layout::from_size_align_unchecked(bytes.max(1), 8);
         let memory = std::hint::black_box(System.alloc(layout));
         if memory.is_null() {
-            return Err(OutOfMemory);
+            Report::OUT_OF_MEMORY.throw();
         }
         System.dealloc(memory, layout);
     }
-    Ok(())
 }
 
 /// Sends a NOTICE. It may leave by longjmp.

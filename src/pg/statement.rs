@@ -7,9 +7,9 @@ use std::sync::atomic::{AtomicPtr, Ordering};
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::call::{Call, split};
-use super::datum::{Boolean, SqlType as _, Text, varlena};
+use super::datum::Boolean;
 use super::ffi::SPI_execute_snapshot;
-use super::guard::{HAS_CODE, extension, has_temporary_object_of_another, naming_only, refuse_temporary_object};
+use super::guard::{has_code_statement, has_temporary_object_of_another, naming_only, refuse_temporary_object};
 use super::lookup::{Reader, Tuple};
 use super::owner::as_owner;
 use super::relation::TableChanged;
@@ -135,17 +135,17 @@ impl Statement {
     }
 }
 
-/// Whether `relation` has code that is not the extension's.
+/// Whether `relation` has code that the extension did not come with.
 ///
 /// # Safety
 /// Acting as an owner. An error leaves by longjmp.
 unsafe fn has_code(relation: Oid) -> bool {
-    static SELECT: Statement = Statement::reading(HAS_CODE, &[pg_sys::OIDOID, Text::OID]);
     let mut answer = true;
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let parameters = [Some(relation.into()), Some(varlena(extension().to_bytes()))];
-        SELECT.execute(&parameters, &mut |row| answer = row.get::<Boolean>(1) != Some(false));
+    if let Some(statement) = has_code_statement() {
+        // SAFETY: by the caller's promise.
+        unsafe {
+            statement.execute(&[Some(relation.into())], &mut |row| answer = row.get::<Boolean>(1) != Some(false));
+        }
     }
     answer
 }

@@ -1,9 +1,10 @@
 //! The tables of the schema `temptoken`: how they are found, and what is cached of them.
 //!
-//! Lives here and below: every statement and every index scan on `temp_tokens` (`tokens`) and `scopes` (`scopes`). May
-//! not come in here: what an answer means to a caller; the rules are in `token` and `scope`, their order in `mint` and
-//! `validate`.
+//! Lives here and below: every statement and every index scan on `temp_tokens` (`tokens`) and `scopes` (`scopes`), and
+//! what else hangs on the two (`code`). May not come in here: what an answer means to a caller; the rules are in `token` and
+//! `scope`, their order in `mint` and `validate`.
 
+mod code;
 pub mod scopes;
 pub mod tokens;
 
@@ -92,7 +93,7 @@ impl Table {
 pub fn watch() {
     pg::on_invalidation(forget);
     pg::guard_owner(Guard {
-        extension: EXTENSION,
+        has_code: &code::HAS_CODE,
         temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
         other_table: || Error::from(Kind::TablesMissing).into_report(),
     });

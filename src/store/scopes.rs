@@ -128,8 +128,10 @@ fn scope_row<'a>(tuple: &Tuple<'a>) -> ScopeRow<'a> {
 
 /// The row of scope `name`, as a value of the type `temptoken.scopes`.
 pub fn lookup(call: &Call<'_>, name: &[u8]) -> Result<Option<Datum>, Error> {
-    static SELECT: Statement =
-        Statement::reading(c"SELECT s FROM temptoken.scopes AS s WHERE s.name = $1", &[Text::OID]);
+    static SELECT: Statement = Statement::reading(
+        c"SELECT (s.*)::temptoken.scopes FROM temptoken.scopes AS s WHERE s.name = $1",
+        &[Text::OID],
+    );
     let row = SELECT.run_for_row(call, SCOPES.oid()?, &[Some(pg::varlena(name))])?;
     Ok(row.and_then(|row| row.datum(1)))
 }

@@ -191,6 +191,53 @@ fn a_backend_without_memory_says_so_and_the_server_goes_on() {
     assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
 }
 
+/// Memory ends while a call goes from one row to the next, and not where it begins.
+#[test]
+fn a_call_of_many_steps_that_runs_out_of_memory_is_answered() {
+    if !as_server_user("prlimit").arg("--version").output().is_ok_and(|output| output.status.success()) {
+        return skipped("the test of calls that run out of memory: there is no prlimit here");
+    }
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute(
+            "SELECT temptoken_register_scope('s' || i, ARRAY['GET /'], '1 hour') FROM generate_series(1, 900) AS i;
+             CREATE TABLE large (tokens text);
+             ALTER TABLE large ALTER tokens SET STORAGE EXTERNAL;
+             INSERT INTO large SELECT string_agg('tt_' || overlay(md5(i::text) PLACING '88' FROM 13)
+                 || md5('a' || i) || md5('b' || i), ' ') FROM generate_series(1, 20000) AS i;",
+        )
+        .unwrap();
+    let fill = "DO $$ DECLARE i int := 0; n int := 16000000; BEGIN
+        WHILE n > 40000 LOOP
+            BEGIN
+                i := i + 1;
+                PERFORM set_config('my.v' || i, repeat('x', n), false);
+            EXCEPTION WHEN out_of_memory THEN n := n / 2;
+            END;
+        END LOOP;
+        PERFORM set_config('my.spare', '', false);
+    END $$";
+    let mut refused = 0;
+    for call in ["count(*) FROM large, temptoken_find_tokens(tokens)", "count(outcomes) FROM temptoken_stats()"] {
+        for spare in (0..8).map(|step| 600_000 * (step + 1)) {
+            let mut poor = cluster.connect("postgres");
+            text(&mut poor, "SELECT count(*) FROM temptoken_stats(), temptoken_find_tokens('tt_')");
+            let pid = text(&mut poor, "SELECT pg_backend_pid()");
+            let limit = address_space(&pid) + 100_000_000;
+            let set = as_server_user("prlimit").args(["--pid", &pid, &format!("--as={limit}")]).output().unwrap();
+            assert!(set.status.success(), "{}", String::from_utf8_lossy(&set.stderr));
+            text(&mut poor, &format!("SELECT set_config('my.spare', repeat('x', {spare}), false) IS NULL"));
+            poor.batch_execute(fill).unwrap();
+            let state = sqlstate(&mut poor, &format!("SELECT {call}"));
+            assert!(matches!(&*state, "ok" | "53200"), "{spare}: {call}: {state}\n{}", cluster.log());
+            refused += usize::from(state == "53200");
+        }
+    }
+    assert!(refused > 3, "memory did run out: {refused} times");
+    assert!(!cluster.log().contains("terminated by signal"), "{}", cluster.log());
+}
+
 /// A session takes all the memory that it may have, in pieces that get smaller and smaller, and then calls.
 #[test]
 fn a_call_at_the_very_end_of_memory_is_answered() {

@@ -347,7 +347,9 @@ DECLARE
         'DROP CONSTRAINT temp_tokens_expire, ADD CONSTRAINT temp_tokens_expire CHECK (pg_catalog.isfinite(expires_at))',
         'ADD resource_id_in_path text DEFAULT public.regress_named($$x$$)', 'DROP resource_id_in_path',
         'ADD FOREIGN KEY (scope) REFERENCES temptoken.scopes', 'DROP CONSTRAINT temp_tokens_scope_fkey',
-        'ADD CONSTRAINT sole EXCLUDE ((public.regress_named(resource_id)) WITH =)', 'DROP CONSTRAINT sole'];
+        'ADD CONSTRAINT sole EXCLUDE ((public.regress_named(resource_id)) WITH =)', 'DROP CONSTRAINT sole',
+        'ADD CONSTRAINT sole EXCLUDE (id WITH =) WHERE (public.regress_named($$x$$) = $$x$$)', 'DROP CONSTRAINT sole',
+        'ADD note text DEFAULT pg_catalog.query_to_xml($$SELECT public.regress_named(''x'')$$, true, true, $$$$)', 'DROP note'];
 BEGIN
     FOR at IN 1 .. cardinality(codes) BY 2 LOOP
         code := codes[at];

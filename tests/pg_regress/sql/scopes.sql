@@ -8,6 +8,11 @@ SELECT (public.temptoken_lookup_scope('files')).name,
        (public.temptoken_lookup_scope('files')).resource_id_in_path,
        (public.temptoken_lookup_scope('files')).max_uses,
        (public.temptoken_lookup_scope('files')).spending_methods;
+-- Whatever a column that was added is called.
+BEGIN;
+ALTER TABLE temptoken.scopes ADD s integer DEFAULT 5, ADD scopes text;
+SELECT (public.temptoken_lookup_scope('files')).name, (public.temptoken_lookup_scope('files')).s;
+ROLLBACK;
 SELECT public.temptoken_lookup_scope('nothing') IS NULL AS none, public.temptoken_lookup_scope(NULL) IS NULL AS none;
 
 -- A duplicate fails loudly and leaves the scope as it was, unless it is meant to replace.

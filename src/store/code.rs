@@ -1,0 +1,49 @@
+//! What on the tables is code of somebody else's: of their owner's, who may run anything when a statement of ours is planned or
+//! executed.
+//!
+//! Lives here: one question to the catalogs. May not come in here: what follows from the answer.
+
+use crate::pg::{OID, Statement};
+
+/// Whether the table of oid $1, or a partition of it, is more than the extension has made. Each catalog that hangs
+/// something on a table is asked, and what is not known is code: also what calls PostgreSQL's functions alone, since some of
+/// these look names up when they run. Policies do not apply to the owner, and publications run elsewhere.
+pub static HAS_CODE: Statement = Statement::reading(
+    c"
+    WITH tree AS (
+        SELECT $1 AS oid UNION SELECT p.relid FROM pg_partition_tree($1) AS p
+    )
+    SELECT EXISTS (
+        SELECT FROM pg_class AS c
+        WHERE c.oid IN (TABLE tree) AND (c.relkind NOT IN ('r', 'p') OR c.relispartition AND c.oid = $1)
+    ) OR EXISTS (
+        -- Our statements name a value for each column of ours.
+        SELECT FROM pg_attribute AS a
+        WHERE a.attrelid IN (TABLE tree) AND NOT a.attisdropped
+            AND a.attnum > CASE WHEN $1 = 'temptoken.scopes'::regclass THEN 6 ELSE 8 END
+            AND (a.atthasdef OR a.attidentity <> '' OR a.atttypid >= 16384)
+    ) OR EXISTS (
+        SELECT FROM pg_constraint AS c
+        WHERE c.confrelid IN (TABLE tree)
+            OR c.conrelid IN (TABLE tree) AND c.contype NOT IN ('p', 'u', 'n') AND pg_get_constraintdef(c.oid) NOT IN (
+                'CHECK (isfinite(expires_at))',
+                'CHECK (temptoken.scope_is_valid(name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods))')
+    ) OR EXISTS (
+        SELECT FROM pg_trigger AS t
+        WHERE t.tgrelid IN (TABLE tree) AND (t.tgqual IS NOT NULL OR t.tgfoid <> 'temptoken.scopes_changed()'::regprocedure)
+    ) OR EXISTS (
+        SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+        WHERE i.indrelid IN (TABLE tree) AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL OR c.relam >= 16384
+            OR 16384 <= ANY (i.indclass::oid[]))
+    ) OR EXISTS (
+        SELECT FROM pg_partitioned_table AS p
+        WHERE p.partrelid IN (TABLE tree) AND (p.partexprs IS NOT NULL OR 16384 <= ANY (p.partclass::oid[]))
+    ) OR EXISTS (
+        SELECT FROM pg_statistic_ext AS s WHERE s.stxrelid IN (TABLE tree) AND s.stxexprs IS NOT NULL
+    ) OR EXISTS (
+        SELECT FROM pg_inherits AS i WHERE i.inhparent IN (TABLE tree) AND i.inhrelid NOT IN (TABLE tree)
+    ) OR EXISTS (
+        SELECT FROM pg_rewrite AS r WHERE r.ev_class IN (TABLE tree)
+    )",
+    &[OID],
+);
