@@ -10,40 +10,39 @@ use crate::pg::{OID, Statement};
 /// these look names up when they run. Policies do not apply to the owner, and publications run elsewhere.
 pub static HAS_CODE: Statement = Statement::reading(
     c"
-    WITH tree AS (
-        SELECT $1 AS oid UNION SELECT p.relid FROM pg_partition_tree($1) AS p
-    )
     SELECT EXISTS (
-        SELECT FROM pg_class AS c
-        WHERE c.oid IN (TABLE tree) AND (c.relkind NOT IN ('r', 'p') OR c.relispartition AND c.oid = $1)
-    ) OR EXISTS (
-        -- Our statements name a value for each column of ours.
-        SELECT FROM pg_attribute AS a
-        WHERE a.attrelid IN (TABLE tree) AND NOT a.attisdropped
-            AND a.attnum > CASE WHEN $1 = 'temptoken.scopes'::regclass THEN 6 ELSE 8 END
-            AND (a.atthasdef OR a.attidentity <> '' OR a.atttypid >= 16384)
-    ) OR EXISTS (
-        SELECT FROM pg_constraint AS c
-        WHERE c.confrelid IN (TABLE tree)
-            OR c.conrelid IN (TABLE tree) AND c.contype NOT IN ('p', 'u', 'n') AND pg_get_constraintdef(c.oid) NOT IN (
+            SELECT FROM pg_class AS c
+            WHERE c.oid = ANY (t.oids) AND (c.relkind NOT IN ('r', 'p') OR c.relispartition AND c.oid = $1)
+        ) OR EXISTS (
+            -- Our statements name a value for each column of ours.
+            SELECT FROM pg_attribute AS a
+            WHERE a.attrelid = ANY (t.oids) AND NOT a.attisdropped
+                AND a.attnum > CASE WHEN $1 = 'temptoken.scopes'::regclass THEN 6 ELSE 8 END
+                AND (a.atthasdef OR a.attidentity <> '' OR a.atttypid >= 16384)
+        ) OR EXISTS (
+            SELECT FROM pg_constraint AS c
+            WHERE c.conrelid = ANY (t.oids) AND c.contype NOT IN ('p', 'u', 'n') AND pg_get_constraintdef(c.oid) NOT IN (
                 'CHECK (isfinite(expires_at))',
                 'CHECK (temptoken.scope_is_valid(name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods))')
-    ) OR EXISTS (
-        SELECT FROM pg_trigger AS t
-        WHERE t.tgrelid IN (TABLE tree) AND (t.tgqual IS NOT NULL OR t.tgfoid <> 'temptoken.scopes_changed()'::regprocedure)
-    ) OR EXISTS (
-        SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
-        WHERE i.indrelid IN (TABLE tree) AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL OR c.relam >= 16384
-            OR 16384 <= ANY (i.indclass::oid[]))
-    ) OR EXISTS (
-        SELECT FROM pg_partitioned_table AS p
-        WHERE p.partrelid IN (TABLE tree) AND (p.partexprs IS NOT NULL OR 16384 <= ANY (p.partclass::oid[]))
-    ) OR EXISTS (
-        SELECT FROM pg_statistic_ext AS s WHERE s.stxrelid IN (TABLE tree) AND s.stxexprs IS NOT NULL
-    ) OR EXISTS (
-        SELECT FROM pg_inherits AS i WHERE i.inhparent IN (TABLE tree) AND i.inhrelid NOT IN (TABLE tree)
-    ) OR EXISTS (
-        SELECT FROM pg_rewrite AS r WHERE r.ev_class IN (TABLE tree)
-    )",
+        ) OR EXISTS (
+            -- A foreign key has triggers on both tables.
+            SELECT FROM pg_trigger AS g
+            WHERE g.tgrelid = ANY (t.oids)
+                AND (g.tgqual IS NOT NULL OR g.tgfoid <> 'temptoken.scopes_changed()'::regprocedure)
+        ) OR EXISTS (
+            SELECT FROM pg_index AS i JOIN pg_class AS c ON c.oid = i.indexrelid
+            WHERE i.indrelid = ANY (t.oids) AND (i.indexprs IS NOT NULL OR i.indpred IS NOT NULL OR c.relam >= 16384
+                OR 16384 <= ANY (i.indclass::oid[]))
+        ) OR EXISTS (
+            SELECT FROM pg_partitioned_table AS p
+            WHERE p.partrelid = ANY (t.oids) AND (p.partexprs IS NOT NULL OR 16384 <= ANY (p.partclass::oid[]))
+        ) OR EXISTS (
+            SELECT FROM pg_statistic_ext AS s WHERE s.stxrelid = ANY (t.oids) AND s.stxexprs IS NOT NULL
+        ) OR EXISTS (
+            SELECT FROM pg_inherits AS i WHERE i.inhparent = ANY (t.oids) AND i.inhrelid <> ALL (t.oids)
+        ) OR EXISTS (
+            SELECT FROM pg_rewrite AS r WHERE r.ev_class = ANY (t.oids)
+        )
+    FROM (SELECT ARRAY(SELECT $1 UNION SELECT p.relid FROM pg_partition_tree($1) AS p) AS oids OFFSET 0) AS t",
     &[OID],
 );
