@@ -14,20 +14,9 @@ from conftest import BUILT, EXAMPLES, ROOT, Server, free_port, run, wait_until
 
 MIDDLEWARE = EXAMPLES / "middleware"
 
-SCHEMA = """
-CREATE SCHEMA auth;
-CREATE EXTENSION temptoken SCHEMA auth;
-CREATE TABLE flows (id text PRIMARY KEY, approved boolean NOT NULL DEFAULT false);
-INSERT INTO flows VALUES ('f1'), ('f2'), ('f3');
-SELECT auth.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
-SELECT auth.temptoken_register_scope('flows', ARRAY['POST /flows/{id}/approve'], '1 hour', '{id}', max_uses => 1);
-CREATE ROLE app LOGIN;
-GRANT USAGE ON SCHEMA auth TO app;
-GRANT SELECT, UPDATE ON flows TO app;
-SELECT auth.temptoken_grant('app', 'issue');
-SELECT auth.temptoken_grant('app', 'validate');
-"""
-
+SCHEMA = (MIDDLEWARE / "schema.sql").read_text()
+# The statement of it that registers the scope.
+FILES, = re.findall(r"^SELECT auth.temptoken_register_scope\('files'.*;$", SCHEMA, re.M)
 
 VENV = Path(sys.executable).parent
 
@@ -200,6 +189,21 @@ def test_a_ttl_is_of_the_type_that_the_driver_has(server, cluster, request):
         connection.execute("SELECT auth.temptoken_delete(%s)", (token,))
 
 
+def test_a_link_that_cannot_be_made_is_no_refusal(server, cluster, request):
+    if "nginx" in request.node.callspec.id:
+        pytest.skip("nginx mints nothing")
+    assert ask(server, "POST /links/a%20b")[0] == 400
+    wait_until("the log says why", lambda: re.search("not minted: TT012", server.all_printed()))
+    with cluster.connect("middleware") as connection:
+        connection.execute("SELECT auth.temptoken_unregister_scope('files')")
+        try:
+            assert ask(server, "POST /links/7")[0] == 400
+        finally:
+            connection.execute(FILES)
+    wait_until("the log says why", lambda: re.search("not minted: TT003", server.all_printed()))
+    assert ask(server, "POST /links/7")[0] == 200
+
+
 def approved(cluster, flow):
     with cluster.connect("middleware") as connection:
         return connection.execute("SELECT approved FROM flows WHERE id = %s", (flow,)).fetchone()[0]
@@ -215,6 +219,16 @@ def test_a_handler_that_fails_does_not_burn_the_link(server, mint, cluster):
     assert ask(server, "POST /flows/f1/approve", token)[0] == 200
     assert approved(cluster, "f1") and not approved(cluster, "f2")
     assert ask(server, "POST /flows/f1/approve", token)[0] == 401
+    wait_until("a peek's refusal has its name", lambda: "refused token_used_up" in server.all_printed())
+
+
+def test_a_resource_that_is_gone_is_refused_and_spends_nothing(server, mint, cluster):
+    token = mint("flows", "gone")
+    assert ask(server, "POST /flows/gone/approve", token)[0] == 401
+    wait_until("the log says why", lambda: "refused resource_gone" in server.all_printed())
+    with cluster.connect("middleware") as connection:
+        sql = "SELECT status FROM auth.temptoken_peek(%s, 'POST', '/flows/gone/approve')"
+        assert connection.execute(sql, (token,)).fetchone()[0] == "ok"
 
 
 def test_a_lost_database_is_no_refusal(server, mint, cluster):

@@ -39,7 +39,6 @@ SELECT auth.temptoken_register_scope('magic_link',
 
 -- The application's role: it may mint and validate, and has no right on the tables of tokens.
 CREATE ROLE web LOGIN;
-GRANT USAGE ON SCHEMA auth TO web;
 SELECT auth.temptoken_grant('web', 'issue');
 SELECT auth.temptoken_grant('web', 'validate');
 GRANT SELECT, INSERT, UPDATE ON flows TO web;

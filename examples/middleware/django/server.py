@@ -1,6 +1,7 @@
 """Django with psycopg: requests are let in by their token.
 
-    gunicorn server:app        with DATABASE_URL
+    python3 -m venv .venv && .venv/bin/pip install django gunicorn 'psycopg[binary]'
+    .venv/bin/gunicorn server:app        with DATABASE_URL
 """
 
 import functools
@@ -10,6 +11,7 @@ from datetime import timedelta
 
 import psycopg.conninfo
 from django.conf import settings
+from django.core.exceptions import BadRequest
 from django.core.wsgi import get_wsgi_application
 from django.db import DatabaseError, connection, transaction
 from django.http import JsonResponse
@@ -29,23 +31,29 @@ def presented(request) -> list:
     return [request.headers.get("X-Temp-Token") or bearer, request.method, raw.partition("?")[0]]
 
 
+# The names that try_validate and peek answer, for the SQLSTATEs that validate raises.
+REFUSALS = {
+    "TT001": "token_not_found",
+    "TT002": "token_expired",
+    "TT003": "scope_unknown",
+    "TT004": "route_not_allowed",
+    "TT006": "token_used_up",
+}
+
+
+class Refused(Exception):
+    """A refusal by its name: a status of try_validate or peek, or that the resource is gone."""
+
+
 def guarded(function: str):
     """A decorator of views that judges before them. The token's row is in `request.token`."""
     def decorate(view):
         @functools.wraps(view)
         def judging(request, *args, **kwargs):
-            try:
-                request.token = judge(function, request)
-                if request.token.get("status", "ok") != "ok":
-                    return refused(request.token["status"])
-                return view(request, *args, **kwargs)
-            except DatabaseError as error:
-                # Django wraps the driver's error, which has the SQLSTATE.
-                sqlstate = getattr(error.__cause__, "sqlstate", None) or ""
-                if sqlstate.startswith("TT"):
-                    return refused(sqlstate)
-                print("database:", type(error).__name__, sqlstate, file=sys.stderr)
-                return JsonResponse({"error": "unavailable"}, status=503)
+            request.token = judge(function, request)
+            if request.token["status"] != "ok":
+                raise Refused(request.token["status"])
+            return view(request, *args, **kwargs)
         return judging
     return decorate
 
@@ -60,22 +68,49 @@ def judge(function: str, request) -> dict:
 letting_in = guarded("temptoken_try_validate")
 # Way two, for work: refuses early and spends nothing. The view calls `validated` within the transaction of its work.
 peeked = guarded("temptoken_peek")
-# Raises a DatabaseError, which the decorator answers: if the work fails after it, the use comes back.
+# Raises a DatabaseError, which `Answers` answers: if the work fails after it, the use comes back.
 validated = functools.partial(judge, "temptoken_validate")
 
 
 def mint(resource_id: str) -> str:
-    """A TTL is a timedelta; ids are text."""
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT auth.temptoken_mint('files', %s, %s)", [resource_id, timedelta(minutes=15)])
-        return cursor.fetchone()[0]
+    """A TTL is a timedelta; ids are text. A `replace => true` in the call ends the earlier links to this id."""
+    sql = "SELECT auth.temptoken_mint('files', %s, %s)"  # 'files' is your scope.
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute(sql, [resource_id, timedelta(minutes=15)])
+            return cursor.fetchone()[0]
+    except DatabaseError as error:
+        if not (sqlstate_of(error) or "").startswith("TT"):
+            raise
+        print("not minted:", sqlstate_of(error), file=sys.stderr)
+        raise BadRequest("no link can be made for this") from None
 
 
-def refused(status: str) -> JsonResponse:
-    """All refusals are alike to the stranger, and told apart in the log."""
-    print("refused", status, file=sys.stderr)
-    headers = {"WWW-Authenticate": 'Bearer error="invalid_token"', "Cache-Control": "no-store"}
-    return JsonResponse({"error": "invalid_token"}, status=401, headers=headers)
+def sqlstate_of(error: DatabaseError):
+    """Django wraps the driver's error, which has the SQLSTATE."""
+    return getattr(error.__cause__, "sqlstate", None)
+
+
+class Answers:
+    """For settings.MIDDLEWARE. All refusals are alike to the stranger, and told apart in the log. What is wrong with the database is
+    none."""
+
+    def __init__(self, get_response):
+        self.get_response = get_response
+
+    def __call__(self, request):
+        return self.get_response(request)
+
+    def process_exception(self, _request, error):
+        if not isinstance(error, (Refused, DatabaseError)):
+            return None
+        name = str(error) if isinstance(error, Refused) else REFUSALS.get(sqlstate_of(error))
+        if name is None:
+            print("database:", type(error).__name__, sqlstate_of(error), file=sys.stderr)
+            return JsonResponse({"error": "unavailable"}, status=503)
+        print("refused", name, file=sys.stderr)
+        headers = {"WWW-Authenticate": 'Bearer error="invalid_token"', "Cache-Control": "no-store"}
+        return JsonResponse({"error": "invalid_token"}, status=401, headers=headers)
 
 
 # --- to here ----------------------------------------------------------------------------------------------------------
@@ -92,6 +127,8 @@ def approve(request, id):
         token = validated(request)
         with connection.cursor() as cursor:
             cursor.execute("UPDATE flows SET approved = true WHERE id = %s", [token["resource_id"]])
+            if not cursor.rowcount:
+                raise Refused("resource_gone")
         if request.GET.get("fail"):
             raise RuntimeError("the work has failed")
     return JsonResponse({"approved": token["resource_id"]})
@@ -107,8 +144,10 @@ settings.configure(
     ALLOWED_HOSTS=["*"],
     ROOT_URLCONF=__name__,
     APPEND_SLASH=False,
+    MIDDLEWARE=[f"{__name__}.Answers"],
     DATABASES={"default": {
-        "ENGINE": "django.db.backends.postgresql", "NAME": given["dbname"], "USER": given["user"], "HOST": given["host"],
+        "ENGINE": "django.db.backends.postgresql", "NAME": given["dbname"], "USER": given["user"],
+        "PASSWORD": given.get("password", ""), "HOST": given["host"], "PORT": given.get("port", ""),
     }},
 )
 urlpatterns = [

@@ -1,6 +1,8 @@
 // Express with node-postgres: requests are let in by their token.
 //
 //     npm install && npm start        with DATABASE_URL and PORT
+//
+// In a project of yours: npm install express pg. The imports want "type": "module" in its package.json.
 
 import express from "express";
 import pg from "pg";
@@ -17,7 +19,20 @@ function presented(request) {
   return [token, request.method, request.originalUrl.split("?")[0]];
 }
 
+/** The names that try_validate and peek answer, for the SQLSTATEs that validate raises. */
+const REFUSALS = {
+  TT001: "token_not_found",
+  TT002: "token_expired",
+  TT003: "scope_unknown",
+  TT004: "route_not_allowed",
+  TT006: "token_used_up",
+};
+
+/** A refusal by its name: a status of try_validate or peek, or that the resource is gone. */
 class Refused extends Error {}
+
+/** No link can be made for this. The message is the SQLSTATE. */
+class NotMinted extends Error {}
 
 /** A middleware that judges by this function. The token's row is `request.token`. */
 const judge = (sql) => async (request, _response, next) => {
@@ -38,19 +53,28 @@ async function validated(client, request) {
   return (await client.query("SELECT * FROM auth.temptoken_validate($1, $2, $3)", presented(request))).rows[0];
 }
 
-/** A TTL is text, as PostgreSQL reads an interval; a number would be an error. Ids are text. */
+/** A TTL is text, as PostgreSQL reads an interval; a number would be an error. Ids are text.
+ *  A `replace => true` in the call ends the earlier links to this id. */
 async function mint(resourceId) {
-  const sql = "SELECT auth.temptoken_mint('files', $1, $2) AS token";
-  return (await pool.query(sql, [resourceId, "15 minutes"])).rows[0].token;
+  const sql = "SELECT auth.temptoken_mint('files', $1, $2) AS token"; // 'files' is your scope.
+  try {
+    return (await pool.query(sql, [resourceId, "15 minutes"])).rows[0].token;
+  } catch (error) {
+    throw /^TT/.test(error.code) ? new NotMinted(error.code) : error;
+  }
 }
 
 /** All refusals are alike to the stranger, and told apart in the log. What is wrong with the database is none. */
 function refuse(error, _request, response, next) {
-  const isRefusal = error instanceof Refused || /^TT/.test(error.code);
-  if (isRefusal) {
-    console.error("refused", error.code ?? error.message);
+  const name = error instanceof Refused ? error.message : REFUSALS[error.code];
+  if (name) {
+    console.error("refused", name);
     response.set({ "WWW-Authenticate": 'Bearer error="invalid_token"', "Cache-Control": "no-store" });
     return response.status(401).json({ error: "invalid_token" });
+  }
+  if (error instanceof NotMinted) {
+    console.error("not minted:", error.message);
+    return response.status(400).json({ error: "no link can be made for this" });
   }
   if (!(error instanceof pg.DatabaseError) && !isConnection(error)) return next(error);
   console.error("database:", error.code);
@@ -87,7 +111,8 @@ app.use("/files", files);
 app.post("/flows/:id/approve", peeked, async (request, response) => {
   const approved = await transaction(async (client) => {
     const token = await validated(client, request);
-    await client.query("UPDATE flows SET approved = true WHERE id = $1", [token.resource_id]);
+    const update = await client.query("UPDATE flows SET approved = true WHERE id = $1", [token.resource_id]);
+    if (!update.rowCount) throw new Refused("resource_gone");
     if (request.query.fail) throw new Error("the work has failed");
     return token.resource_id;
   });

@@ -1,6 +1,7 @@
 """FastAPI or Starlette with psycopg: requests are let in by their token.
 
-    uvicorn server:app        with DATABASE_URL
+    python3 -m venv .venv && .venv/bin/pip install fastapi uvicorn 'psycopg[binary,pool]'
+    .venv/bin/uvicorn server:app        with DATABASE_URL
 """
 
 import logging
@@ -9,7 +10,7 @@ from contextlib import asynccontextmanager
 from datetime import timedelta
 
 import psycopg
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request
 from fastapi.responses import JSONResponse
 from psycopg.rows import namedtuple_row
 from psycopg_pool import AsyncConnectionPool
@@ -30,8 +31,18 @@ def presented(request: Request) -> tuple:
     return token, request.method, request.scope["raw_path"].decode("latin-1")
 
 
+# The names that try_validate and peek answer, for the SQLSTATEs that validate raises.
+REFUSALS = {
+    "TT001": "token_not_found",
+    "TT002": "token_expired",
+    "TT003": "scope_unknown",
+    "TT004": "route_not_allowed",
+    "TT006": "token_used_up",
+}
+
+
 class Refused(Exception):
-    """A status of try_validate or peek other than `ok`."""
+    """A refusal by its name: a status of try_validate or peek, or that the resource is gone."""
 
 
 async def letting_in(request: Request):
@@ -59,18 +70,25 @@ async def validated(connection: psycopg.AsyncConnection, request: Request):
 
 
 async def mint(connection: psycopg.AsyncConnection, resource_id: str) -> str:
-    """A TTL is a timedelta; ids are text."""
-    sql = "SELECT auth.temptoken_mint('files', %s, %s)"
-    return (await (await connection.execute(sql, (resource_id, timedelta(minutes=15)))).fetchone())[0]
+    """A TTL is a timedelta; ids are text. A `replace => true` in the call ends the earlier links to this id."""
+    sql = "SELECT auth.temptoken_mint('files', %s, %s)"  # 'files' is your scope.
+    try:
+        return (await (await connection.execute(sql, (resource_id, timedelta(minutes=15)))).fetchone())[0]
+    except psycopg.DatabaseError as error:
+        if not (error.sqlstate or "").startswith("TT"):
+            raise
+        log.error("not minted: %s", error.sqlstate)
+        raise HTTPException(400, "no link can be made for this") from None
 
 
 async def refuse(_request: Request, error: Exception) -> JSONResponse:
     """All refusals are alike to the stranger, and told apart in the log. No error of the database is one."""
-    sqlstate = getattr(error, "sqlstate", None) or ""
-    if not isinstance(error, Refused) and not sqlstate.startswith("TT"):
+    sqlstate = getattr(error, "sqlstate", None)
+    name = str(error) if isinstance(error, Refused) else REFUSALS.get(sqlstate)
+    if name is None:
         log.error("database: %s %s", type(error).__name__, sqlstate)
         return JSONResponse({"error": "unavailable"}, 503)
-    log.warning("refused %s", sqlstate or error)
+    log.warning("refused %s", name)
     headers = {"WWW-Authenticate": 'Bearer error="invalid_token"', "Cache-Control": "no-store"}
     return JSONResponse({"error": "invalid_token"}, 401, headers)
 
@@ -89,7 +107,9 @@ async def read(id: str, token=Depends(letting_in)):
 async def approve(request: Request, fail: bool = False, token=Depends(peeked)):
     async with request.app.state.pool.connection() as connection:
         token = await validated(connection, request)
-        await connection.execute("UPDATE flows SET approved = true WHERE id = %s", (token.resource_id,))
+        update = await connection.execute("UPDATE flows SET approved = true WHERE id = %s", (token.resource_id,))
+        if not update.rowcount:
+            raise Refused("resource_gone")
         if fail:
             raise RuntimeError("the work has failed")
     return {"approved": token.resource_id}

@@ -1,6 +1,7 @@
 """Flask with psycopg: requests are let in by their token.
 
-    gunicorn server:app        with DATABASE_URL
+    python3 -m venv .venv && .venv/bin/pip install flask gunicorn 'psycopg[binary,pool]'
+    .venv/bin/gunicorn server:app        with DATABASE_URL
 """
 
 import functools
@@ -9,7 +10,7 @@ import sys
 from datetime import timedelta
 
 import psycopg
-from flask import Blueprint, Flask, g, jsonify, request
+from flask import Blueprint, Flask, abort, g, jsonify, request
 from psycopg.rows import namedtuple_row
 from psycopg_pool import ConnectionPool
 
@@ -30,8 +31,18 @@ def presented() -> tuple:
     return request.headers.get("X-Temp-Token") or bearer, request.method, raw.partition("?")[0]
 
 
+# The names that try_validate and peek answer, for the SQLSTATEs that validate raises.
+REFUSALS = {
+    "TT001": "token_not_found",
+    "TT002": "token_expired",
+    "TT003": "scope_unknown",
+    "TT004": "route_not_allowed",
+    "TT006": "token_used_up",
+}
+
+
 class Refused(Exception):
-    """A status of try_validate or peek other than `ok`."""
+    """A refusal by its name: a status of try_validate or peek, or that the resource is gone."""
 
 
 def guarded(sql: str):
@@ -60,18 +71,25 @@ def validated(connection: psycopg.Connection):
 
 
 def mint(connection: psycopg.Connection, resource_id: str) -> str:
-    """A TTL is a timedelta; ids are text."""
-    sql = "SELECT auth.temptoken_mint('files', %s, %s)"
-    return connection.execute(sql, (resource_id, timedelta(minutes=15))).fetchone()[0]
+    """A TTL is a timedelta; ids are text. A `replace => true` in the call ends the earlier links to this id."""
+    sql = "SELECT auth.temptoken_mint('files', %s, %s)"  # 'files' is your scope.
+    try:
+        return connection.execute(sql, (resource_id, timedelta(minutes=15))).fetchone()[0]
+    except psycopg.DatabaseError as error:
+        if not (error.sqlstate or "").startswith("TT"):
+            raise
+        print("not minted:", error.sqlstate, file=sys.stderr)
+        abort(400, "no link can be made for this")
 
 
 def refuse(error: Exception):
     """All refusals are alike to the stranger, and told apart in the log. No error of the database is one."""
-    sqlstate = getattr(error, "sqlstate", None) or ""
-    if not isinstance(error, Refused) and not sqlstate.startswith("TT"):
+    sqlstate = getattr(error, "sqlstate", None)
+    name = str(error) if isinstance(error, Refused) else REFUSALS.get(sqlstate)
+    if name is None:
         print("database:", type(error).__name__, sqlstate, file=sys.stderr)
         return jsonify(error="unavailable"), 503
-    print("refused", sqlstate or error, file=sys.stderr)
+    print("refused", name, file=sys.stderr)
     headers = {"WWW-Authenticate": 'Bearer error="invalid_token"', "Cache-Control": "no-store"}
     return jsonify(error="invalid_token"), 401, headers
 
@@ -98,7 +116,9 @@ app.register_error_handler(psycopg.DatabaseError, refuse)
 def approve(id):
     with pool.connection() as connection:
         token = validated(connection)
-        connection.execute("UPDATE flows SET approved = true WHERE id = %s", (token.resource_id,))
+        update = connection.execute("UPDATE flows SET approved = true WHERE id = %s", (token.resource_id,))
+        if not update.rowcount:
+            raise Refused("resource_gone")
         if request.args.get("fail"):
             raise RuntimeError("the work has failed")
     return jsonify(approved=token.resource_id)

@@ -1,6 +1,11 @@
 // net/http with pgx: requests are let in by their token.
 //
-//	go run server.go        with DATABASE_URL and PORT
+//	go mod init server && go mod tidy && go run server.go        with DATABASE_URL and PORT
+//
+// Or with Debian's golang-github-jackc-pgx-v4-dev: GO111MODULE=off GOPATH=/usr/share/gocode go run server.go
+//
+// This is pgx v4. For v5 import github.com/jackc/pgx/v5, …/v5/pgconn and …/v5/pgxpool. There pgxpool.Connect is pgxpool.New, and
+// pool.BeginFunc(ctx, …) is pgx.BeginFunc(ctx, pool, …).
 package main
 
 import (
@@ -72,16 +77,32 @@ func validated(tx pgx.Tx, r *http.Request) (token Token, err error) {
 	return token, err
 }
 
-// mint returns a new token. A TTL is a time.Duration; ids are text.
+// errMint says that no link can be made for this.
+var errMint = errors.New("not minted")
+
+// mint returns a new token. A TTL is a time.Duration; ids are text. A `replace => true` in the call ends the earlier links to this
+// id.
 func mint(ctx context.Context, resourceID string) (token string, err error) {
-	sql := "SELECT auth.temptoken_mint('files', $1, $2)"
+	sql := "SELECT auth.temptoken_mint('files', $1, $2)" // 'files' is your scope.
 	err = pool.QueryRow(ctx, sql, resourceID, 15*time.Minute).Scan(&token)
+	if code := sqlstate(err); strings.HasPrefix(code, "TT") {
+		err = fmt.Errorf("%w: %s", errMint, code)
+	}
 	return token, err
 }
 
+// refusals are the names that try_validate and peek answer, for the SQLSTATEs that validate raises.
+var refusals = map[string]string{
+	"TT001": "token_not_found",
+	"TT002": "token_expired",
+	"TT003": "scope_unknown",
+	"TT004": "route_not_allowed",
+	"TT006": "token_used_up",
+}
+
 // refuse answers a refusal: all are alike to the stranger, and told apart in the log.
-func refuse(w http.ResponseWriter, status string) {
-	log.Println("refused", status)
+func refuse(w http.ResponseWriter, name string) {
+	log.Println("refused", name)
 	w.Header().Set("WWW-Authenticate", `Bearer error="invalid_token"`)
 	w.Header().Set("Cache-Control", "no-store")
 	http.Error(w, `{"error": "invalid_token"}`, http.StatusUnauthorized)
@@ -90,22 +111,33 @@ func refuse(w http.ResponseWriter, status string) {
 // errWork is what went wrong in the application itself.
 var errWork = errors.New("the work has failed")
 
-// fail answers an error: a refusal is 401, the application's own error 500, and what is wrong with the database 503.
+// fail answers an error: a refusal is 401, a link that cannot be made 400, the application's own error 500, and what is wrong with
+// the database 503. Where a statement of the handler answers no row, the resource is gone.
 func fail(w http.ResponseWriter, err error) {
-	var database *pgconn.PgError
-	switch {
-	case errors.As(err, &database) && strings.HasPrefix(database.Code, "TT"):
-		refuse(w, database.Code)
+	code := sqlstate(err)
+	switch name, isRefusal := refusals[code]; {
+	case isRefusal:
+		refuse(w, name)
+	case errors.Is(err, pgx.ErrNoRows):
+		refuse(w, "resource_gone")
+	case errors.Is(err, errMint):
+		log.Println(err)
+		http.Error(w, `{"error": "no link can be made for this"}`, http.StatusBadRequest)
 	case errors.Is(err, errWork):
 		http.Error(w, `{"error": "failed"}`, http.StatusInternalServerError)
 	default:
-		if database != nil {
-			log.Println("database:", database.Code)
-		} else {
-			log.Printf("database: %T", err)
-		}
+		log.Printf("database: %T %s", err, code)
 		http.Error(w, `{"error": "unavailable"}`, http.StatusServiceUnavailable)
 	}
+}
+
+// sqlstate returns that of a database's error, or nothing.
+func sqlstate(err error) string {
+	var database *pgconn.PgError
+	if errors.As(err, &database) {
+		return database.Code
+	}
+	return ""
 }
 
 // --- to here ---------------------------------------------------------------------------------------------------------
@@ -120,7 +152,8 @@ func approve(w http.ResponseWriter, r *http.Request) {
 		if err != nil {
 			return err
 		}
-		if _, err := tx.Exec(r.Context(), "UPDATE flows SET approved = true WHERE id = $1", token.ResourceID); err != nil {
+		sql := "UPDATE flows SET approved = true WHERE id = $1 RETURNING id"
+		if err := tx.QueryRow(r.Context(), sql, token.ResourceID).Scan(&token.ResourceID); err != nil {
 			return err
 		}
 		if r.URL.Query().Get("fail") != "" {

@@ -1,6 +1,7 @@
 """What nginx.conf asks, and an application behind it.
 
-    gunicorn server:app        with DATABASE_URL
+    python3 -m venv .venv && .venv/bin/pip install flask gunicorn 'psycopg[binary,pool]'
+    .venv/bin/gunicorn server:app        with DATABASE_URL
 """
 
 import os
@@ -51,15 +52,24 @@ def approve(id):
         # nginx passes the request's target on as it came.
         presented = (token(), request.method, request.environ["RAW_URI"].partition("?")[0])
         validated = connection.execute("SELECT * FROM auth.temptoken_validate(%s, %s, %s)", presented).fetchone()
-        connection.execute("UPDATE flows SET approved = true WHERE id = %s", (validated.resource_id,))
+        update = connection.execute("UPDATE flows SET approved = true WHERE id = %s", (validated.resource_id,))
+        if not update.rowcount:
+            raise Gone
         if request.args.get("fail"):
             raise RuntimeError("the work has failed")
     return {"approved": validated.resource_id}
 
 
+class Gone(Exception):
+    """The resource is no longer there."""
+
+    sqlstate = "resource_gone"
+
+
+@app.errorhandler(Gone)
 @app.errorhandler(psycopg.DatabaseError)
 def refuse(error):
-    if (error.sqlstate or "").startswith("TT"):
+    if error.sqlstate in ("TT001", "TT002", "TT003", "TT004", "TT006", Gone.sqlstate):
         print("refused", error.sqlstate, file=sys.stderr)
         return {"error": "invalid_token"}, 401
     print("database:", type(error).__name__, error.sqlstate, file=sys.stderr)

@@ -49,15 +49,40 @@ impl Presented {
     }
 }
 
-/// A TTL is a PgInterval, made of a Duration; ids are text.
+/// A TTL is a PgInterval, made of a Duration; ids are text. A `replace => true` in the call ends the earlier links to this id.
 async fn mint(pool: &PgPool, resource_id: &str) -> Result<String, Refused> {
     let ttl = PgInterval::try_from(Duration::from_secs(15 * 60)).expect("it has no nanoseconds");
-    let query = sqlx::query_scalar("SELECT auth.temptoken_mint('files', $1, $2)").bind(resource_id).bind(ttl);
-    Ok(query.fetch_one(pool).await?)
+    let sql = "SELECT auth.temptoken_mint('files', $1, $2)"; // 'files' is your scope.
+    sqlx::query_scalar(sql).bind(resource_id).bind(ttl).fetch_one(pool).await.map_err(|error| match sqlstate(&error) {
+        Some(code) if code.starts_with("TT") => Refused::NotMinted(code),
+        _ => Refused::Database(error),
+    })
+}
+
+fn sqlstate(error: &sqlx::Error) -> Option<String> {
+    Some(error.as_database_error()?.code()?.into_owned())
+}
+
+/// The name that try_validate and peek answer, for the SQLSTATE that validate raises.
+fn name_of(error: &sqlx::Error) -> Option<&'static str> {
+    // A statement of the handler that answers no row.
+    if matches!(error, sqlx::Error::RowNotFound) {
+        return Some("resource_gone");
+    }
+    Some(match sqlstate(error)?.as_str() {
+        "TT001" => "token_not_found",
+        "TT002" => "token_expired",
+        "TT003" => "scope_unknown",
+        "TT004" => "route_not_allowed",
+        "TT006" => "token_used_up",
+        _ => return None,
+    })
 }
 
 enum Refused {
     Status(String),
+    /// No link can be made for this, by this SQLSTATE.
+    NotMinted(String),
     Database(sqlx::Error),
     Work,
 }
@@ -71,18 +96,23 @@ impl From<sqlx::Error> for Refused {
 /// All refusals are alike to the stranger, and told apart in the log. What is wrong with the database is none.
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
-        let status = match self {
+        let answer = |status, error| (status, Json(json!({"error": error}))).into_response();
+        let name = match self {
             Self::Status(status) => status,
-            Self::Work => return (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({"error": "failed"}))).into_response(),
-            Self::Database(error) => match error.as_database_error().and_then(|error| error.code()) {
-                Some(code) if code.starts_with("TT") => code.into_owned(),
-                code => {
-                    eprintln!("database: {code:?}");
-                    return (StatusCode::SERVICE_UNAVAILABLE, Json(json!({"error": "unavailable"}))).into_response();
+            Self::Work => return answer(StatusCode::INTERNAL_SERVER_ERROR, "failed"),
+            Self::NotMinted(code) => {
+                eprintln!("not minted: {code}");
+                return answer(StatusCode::BAD_REQUEST, "no link can be made for this");
+            }
+            Self::Database(error) => match name_of(&error) {
+                Some(name) => name.to_owned(),
+                None => {
+                    eprintln!("database: {:?}", sqlstate(&error));
+                    return answer(StatusCode::SERVICE_UNAVAILABLE, "unavailable");
                 }
             },
         };
-        eprintln!("refused {status}");
+        eprintln!("refused {name}");
         let headers = [("WWW-Authenticate", r#"Bearer error="invalid_token""#), ("Cache-Control", "no-store")];
         (StatusCode::UNAUTHORIZED, headers, Json(json!({"error": "invalid_token"}))).into_response()
     }
@@ -129,8 +159,8 @@ async fn approve(
 ) -> Result<Json<Value>, Refused> {
     let mut transaction = pool.begin().await?;
     let token = presented.validated(&mut transaction).await?;
-    let update = sqlx::query("UPDATE flows SET approved = true WHERE id = $1").bind(&token.resource_id);
-    update.execute(&mut *transaction).await?;
+    let update = sqlx::query("UPDATE flows SET approved = true WHERE id = $1 RETURNING id").bind(&token.resource_id);
+    update.fetch_one(&mut *transaction).await?;
     if query.fail.is_some() {
         return Err(Refused::Work); // The transaction is rolled back when it is dropped.
     }
