@@ -7,7 +7,9 @@
 import express from "express";
 import pg from "pg";
 
-const pool = new pg.Pool({ connectionString: process.env.DATABASE_URL, connectionTimeoutMillis: 3000 });
+const { DATABASE_URL, PORT } = process.env;
+if (!DATABASE_URL || !PORT) throw new Error("DATABASE_URL and PORT have to be set");
+const pool = new pg.Pool({ connectionString: DATABASE_URL, connectionTimeoutMillis: 3000 });
 pool.on("error", (error) => console.error("database:", error.code)); // A connection was lost while it was idle.
 
 // --- To copy: from here ----------------------------------------------------------------------------------------------
@@ -36,7 +38,7 @@ class NotMinted extends Error {}
 
 /** A middleware that judges by this function. The token's row is `request.token`. */
 const judge = (sql) => async (request, _response, next) => {
-  const { rows } = await pool.query(sql, presented(request));
+  const { rows } = await pool.query(sql, presented(request)).catch(ofDatabase);
   if (rows[0].status !== "ok") throw new Refused(rows[0].status);
   request.token = rows[0];
   next();
@@ -60,7 +62,8 @@ async function mint(resourceId) {
   try {
     return (await pool.query(sql, [resourceId, "15 minutes"])).rows[0].token;
   } catch (error) {
-    throw /^TT/.test(error.code) ? new NotMinted(error.code) : error;
+    if (/^TT/.test(error.code)) throw new NotMinted(error.code);
+    ofDatabase(error);
   }
 }
 
@@ -76,17 +79,18 @@ function refuse(error, _request, response, next) {
     console.error("not minted:", error.message);
     return response.status(400).json({ error: "no link can be made for this" });
   }
-  if (!(error instanceof pg.DatabaseError) && !isConnection(error)) return next(error);
+  if (!(error instanceof pg.DatabaseError || error.isOfDatabase || isLost(error))) return next(error);
   console.error("database:", error.code);
   response.status(503).json({ error: "unavailable" });
 }
 
-/** node-postgres has no class for a connection that could not be had, or was lost. */
-const isConnection = (error) => error.syscall !== undefined || /connect|Connection terminated/.test(error.message);
+/** node-postgres has no class for a connection that could not be had, for want of a password too, or was lost. */
+const ofDatabase = (error) => { throw Object.assign(error, { isOfDatabase: true }); };
+const isLost = (error) => error.syscall !== undefined || /Connection terminated/.test(error.message);
 
 /** Runs `work` in a transaction: committed if it answers, rolled back if it throws. */
 async function transaction(work) {
-  const client = await pool.connect();
+  const client = await pool.connect().catch(ofDatabase);
   try {
     await client.query("BEGIN");
     const answer = await work(client);
@@ -107,6 +111,7 @@ files.get("/:id", lettingIn, (request, response) => {
 });
 
 const app = express();
+app.set("env", "production"); // So that Express's own page of an error shows no stack.
 app.use("/files", files);
 app.post("/flows/:id/approve", peeked, async (request, response) => {
   const approved = await transaction(async (client) => {
@@ -120,4 +125,4 @@ app.post("/flows/:id/approve", peeked, async (request, response) => {
 });
 app.post("/links/:id", async (request, response) => response.json({ token: await mint(request.params.id) }));
 app.use(refuse);
-app.listen(process.env.PORT, "127.0.0.1", () => console.log("listening"));
+app.listen(PORT, "127.0.0.1", () => console.log(`listening on 127.0.0.1:${PORT}`));

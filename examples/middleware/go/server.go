@@ -178,14 +178,18 @@ func link(w http.ResponseWriter, r *http.Request) {
 }
 
 func main() {
+	url, address := os.Getenv("DATABASE_URL"), "127.0.0.1:"+os.Getenv("PORT")
+	if url == "" || os.Getenv("PORT") == "" {
+		log.Fatal("DATABASE_URL and PORT have to be set")
+	}
 	var err error
-	if pool, err = pgxpool.Connect(context.Background(), os.Getenv("DATABASE_URL")); err != nil {
+	if pool, err = pgxpool.Connect(context.Background(), url); err != nil {
 		log.Fatal(err)
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/files/", http.StripPrefix("/files", lettingIn(read)))
 	mux.Handle("/flows/", peeked(approve))
 	mux.HandleFunc("/links/", link)
-	fmt.Println("listening")
-	log.Fatal(http.ListenAndServe("127.0.0.1:"+os.Getenv("PORT"), mux))
+	fmt.Println("listening on", address)
+	log.Fatal(http.ListenAndServe(address, mux))
 }

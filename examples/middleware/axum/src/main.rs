@@ -1,6 +1,8 @@
 //! axum with sqlx: requests are let in by their token.
 //!
 //!     cargo run        with DATABASE_URL and PORT
+//!
+//! Copy the dependencies of Cargo.toml too. Of LETTING_IN and PEEKED take what you use; rustc warns of the other.
 
 use axum::extract::{OriginalUri, Path, Query, Request, State};
 use axum::http::StatusCode;
@@ -174,13 +176,14 @@ async fn link(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json
 
 #[tokio::main]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let [url, port] = ["DATABASE_URL", "PORT"].map(|name| std::env::var(name).expect(name));
+    let [url, port] =
+        ["DATABASE_URL", "PORT"].map(|name| std::env::var(name).unwrap_or_else(|_| panic!("{name} has to be set")));
     let pool = PgPoolOptions::new().acquire_timeout(Duration::from_secs(3)).connect(&url).await?;
     let by = |sql| from_fn_with_state(Judge { pool: pool.clone(), sql }, judge);
     let files = Router::new().route("/{id}", get(read)).layer(by(LETTING_IN));
     let flows = Router::new().route("/flows/{id}/approve", post(approve)).route_layer(by(PEEKED));
     let app = Router::new().nest("/files", files).merge(flows).route("/links/{id}", post(link)).with_state(pool);
     let listener = tokio::net::TcpListener::bind(format!("127.0.0.1:{port}")).await?;
-    println!("listening");
+    println!("listening on 127.0.0.1:{port}");
     Ok(axum::serve(listener, app).await?)
 }
