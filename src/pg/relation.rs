@@ -77,14 +77,19 @@ pub fn belongs_to_extension(relation: Oid, name: &CStr) -> bool {
     }
 }
 
-/// Whether `relation` is a table, perhaps a partitioned one, whose first columns have these types.
-pub fn starts_with_columns(relation: Oid, types: &[Oid]) -> Result<bool, TableChanged> {
+/// Whether `relation` is a table, perhaps a partitioned one, whose first columns have these names and types.
+pub fn starts_with_columns(relation: Oid, names: &[&CStr], types: &[Oid]) -> Result<bool, TableChanged> {
     // SAFETY: the description has natts attributes. A dropped column has no type.
     of_table(relation, |table| unsafe {
         let description = (*table).rd_att;
+        let is_called = |number, name: &CStr| {
+            let found = pg_sys::SPI_fname(description, number);
+            !found.is_null() && CStr::from_ptr(found) == name
+        };
         [pg_sys::RELKIND_RELATION, pg_sys::RELKIND_PARTITIONED_TABLE].contains(&((*(*table).rd_rel).relkind as u8))
             && (*description).natts as usize >= types.len()
             && (1..).zip(types).all(|(number, of)| pg_sys::SPI_gettypeid(description, number) == *of)
+            && (1..).zip(names).all(|(number, name)| is_called(number, name))
     })
 }
 

@@ -42,6 +42,11 @@ pub static HAS_CODE: Statement = Statement::reading(
             SELECT FROM pg_inherits AS i WHERE i.inhparent = ANY (t.oids) AND i.inhrelid <> ALL (t.oids)
         ) OR EXISTS (
             SELECT FROM pg_rewrite AS r WHERE r.ev_class = ANY (t.oids)
+        ) OR EXISTS (
+            -- The extension's own function in the check and the trigger, replaced.
+            SELECT FROM pg_proc AS f JOIN pg_language AS l ON l.oid = f.prolang
+            WHERE f.proname IN ('scope_is_valid', 'scopes_changed') AND f.pronamespace = 'temptoken'::regnamespace
+                AND l.lanname <> 'c'
         )
     FROM (SELECT ARRAY(SELECT $1 UNION SELECT p.relid FROM pg_partition_tree($1) AS p) AS oids OFFSET 0) AS t",
     &[OID],

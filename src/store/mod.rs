@@ -24,7 +24,9 @@ static GENERATION: AtomicU64 = AtomicU64::new(0);
 /// A table of the extension, found by name and remembered until it changes.
 struct Table {
     name: &'static CStr,
-    columns: &'static [Oid],
+    /// The names and types of its columns.
+    names: &'static [&'static CStr],
+    types: &'static [Oid],
     /// Whether the rows may be elsewhere: in partitions, in shards, or in the way of another table access method.
     may_be_elsewhere: bool,
     oid: AtomicU32,
@@ -32,12 +34,17 @@ struct Table {
     has_rows: AtomicBool,
 }
 
-static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::COLUMNS, true);
-static SCOPES: Table = Table::new(c"scopes", scopes::COLUMNS, false);
+static TEMP_TOKENS: Table = Table::new(c"temp_tokens", tokens::NAMES, tokens::COLUMNS, true);
+static SCOPES: Table = Table::new(c"scopes", scopes::NAMES, scopes::COLUMNS, false);
 
 impl Table {
-    const fn new(name: &'static CStr, columns: &'static [Oid], may_be_elsewhere: bool) -> Self {
-        Self { name, columns, may_be_elsewhere, oid: AtomicU32::new(0), has_rows: AtomicBool::new(false) }
+    const fn new(
+        name: &'static CStr,
+        names: &'static [&'static CStr],
+        types: &'static [Oid],
+        may_be_elsewhere: bool,
+    ) -> Self {
+        Self { name, names, types, may_be_elsewhere, oid: AtomicU32::new(0), has_rows: AtomicBool::new(false) }
     }
 
     /// What `with` answers about the table. `with` is given the oid, and a check to make once it has locked the table: that
@@ -66,7 +73,7 @@ impl Table {
     }
 
     /// The table's oid. 42P01 if the table of that name is not the extension's own, or has other columns: they are read by
-    /// position.
+    /// position and written by name.
     fn oid(&self) -> Result<Oid, Error> {
         let known = self.oid.load(Ordering::Relaxed);
         if known != 0 {
@@ -76,7 +83,7 @@ impl Table {
         let oid = pg::table_oid(SCHEMA, self.name).ok_or(Kind::TablesMissing)?;
         let has_rows = pg::rows_of(oid) == Rows::Here;
         let fits = pg::belongs_to_extension(oid, EXTENSION)
-            && pg::starts_with_columns(oid, self.columns)?
+            && pg::starts_with_columns(oid, self.names, self.types)?
             && (has_rows || self.may_be_elsewhere);
         if !fits {
             return Err(Kind::TablesMissing.into());

@@ -3,6 +3,7 @@
 use std::borrow::Borrow;
 use std::cell::RefCell;
 use std::collections::HashSet;
+use std::ffi::CStr;
 use std::hash::{Hash, Hasher};
 use std::sync::atomic::Ordering;
 
@@ -14,7 +15,10 @@ use crate::pg::{self, Call, Datum, Int4, Interval, Key, Oid, SqlType as _, State
 use crate::scope::{Problem, Scope, ScopeRow};
 use crate::values::OutOfMemory;
 
-/// The types of the columns, in order (sql/tables.sql).
+/// The names of the columns, in order (sql/tables.sql).
+pub(super) const NAMES: &[&CStr] =
+    &[c"name", c"allowed_routes", c"resource_id_in_path", c"max_ttl", c"max_uses", c"spending_methods"];
+/// Their types.
 pub(super) const COLUMNS: &[Oid] = &[Text::OID, TextList::OID, Text::OID, Interval::OID, Int4::OID, TextList::OID];
 
 /// Scopes that were read. They are valid while GENERATION equals `generation`.

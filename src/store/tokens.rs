@@ -1,5 +1,6 @@
 //! The table `temp_tokens`: read by primary key, written by statements, swept by a walk over the key.
 
+use std::ffi::CStr;
 use std::sync::atomic::Ordering;
 
 use super::TEMP_TOKENS;
@@ -10,7 +11,10 @@ use crate::pg::{
 };
 use crate::token::{Digest, TokenId, last_id_at};
 
-/// The types of the columns, in order (sql/tables.sql).
+/// The names of the columns, in order (sql/tables.sql).
+pub(super) const NAMES: &[&CStr] =
+    &[c"id", c"token_hash", c"scope", c"resource_id", c"created_at", c"expires_at", c"uses_left", c"metadata"];
+/// Their types.
 pub(super) const COLUMNS: &[Oid] =
     &[Uuid::OID, Bytea::OID, Text::OID, Text::OID, Timestamptz::OID, Timestamptz::OID, Int4::OID, Jsonb::OID];
 

@@ -408,6 +408,15 @@ ALTER EXTENSION temptoken ADD FUNCTION public.audit();
 SELECT public.regress_mint_as_thief();
 ALTER EXTENSION temptoken DROP FUNCTION public.audit();
 DROP TRIGGER scopes_changed ON temptoken.temp_tokens;
+BEGIN;
+CREATE OR REPLACE FUNCTION temptoken.scopes_changed() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    PERFORM public.regress_named('x');
+    RETURN NULL;
+END $$;
+SET LOCAL ROLE regress_thief;
+SELECT public.temptoken_register_scope('other', ARRAY['GET /other'], '1 hour');
+ROLLBACK;
 CREATE TABLE public.regress_parent (LIKE temptoken.temp_tokens) PARTITION BY LIST (public.regress_named(scope));
 SET regress.armed = off;
 ALTER TABLE public.regress_parent ATTACH PARTITION temptoken.temp_tokens FOR VALUES IN ('files');
@@ -543,6 +552,17 @@ ALTER SCHEMA temptoken RENAME TO elsewhere;
 CREATE SCHEMA temptoken;
 CREATE FUNCTION temptoken.change_privilege(text, text, text) RETURNS void LANGUAGE plpgsql AS 'BEGIN RAISE ''stolen''; END';
 SELECT public.temptoken_grant('regress_thief', 'issue');
+ROLLBACK;
+-- Nor is one whose columns were renamed: they are read by position, and written by name.
+BEGIN;
+ALTER TABLE temptoken.temp_tokens RENAME uses_left TO uses_before;
+ALTER TABLE temptoken.temp_tokens ADD uses_left integer;
+SELECT * FROM pg_temp.states();
+ROLLBACK;
+BEGIN;
+ALTER TABLE temptoken.scopes RENAME max_uses TO max_before;
+ALTER TABLE temptoken.scopes ADD max_uses integer;
+SELECT * FROM pg_temp.states();
 ROLLBACK;
 BEGIN;
 ALTER TABLE temptoken.temp_tokens RENAME TO away;
