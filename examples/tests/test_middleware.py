@@ -27,7 +27,7 @@ def uvicorn(directory, environment):
 
 
 def gunicorn(directory, environment):
-    command = [VENV / "gunicorn", "-b", "127.0.0.1:$PORT", "--access-logfile", "-", "server:app"]
+    command = [VENV / "gunicorn", "-b", "127.0.0.1:$PORT", "--forwarder-headers=", "--access-logfile", "-", "server:app"]
     return [Server(command, directory, environment)]
 
 
@@ -160,6 +160,17 @@ def test_no_other_request_line_is(server, mint):
     # A server may serve the absolute form, if it is the route.
     status, _, body = ask(server, "GET http://localhost/files/42", token)
     assert status >= 300 or resource_id(body) == "42"
+
+
+def test_no_header_moves_the_mount(server, mint, cluster):
+    """gunicorn takes the prefix of a mount from a header, unless it is told not to."""
+    with cluster.connect("middleware") as connection:
+        connection.execute("""SELECT auth.temptoken_register_scope('archive', ARRAY['GET /archive/files/{id}'], '1 hour', '{id}',
+                                                                   replace => true)""")
+    for header in ["SCRIPT_NAME", "PATH_INFO"]:
+        line = f"GET /archive/files/42 HTTP/1.1\r\n{header}: /archive\r\nX-Ignored: "
+        status, _, body = ask(server, line, mint("archive", "42"))
+        assert status != 200, (header, body)
 
 
 def test_refusals_are_alike_to_the_stranger(server, mint, cluster):

@@ -78,6 +78,9 @@ table! {
         "this session has a temporary table or type of an ordinary role, and the extension's tables have code of their owner's",
         "Drop it (DISCARD TEMP). A trigger, rule or the like runs with the owner's rights, and could take it for a table or \
          type of its own.";
+    PlantedObject: "insufficient_privilege", b"42501",
+        "the owner of the extension's tables has a temporary type or function in this session",
+        "Drop it (DISCARD TEMP). The owner is no superuser, and could have this session run it with other rights.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",

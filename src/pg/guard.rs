@@ -29,6 +29,8 @@ pub struct Guard {
     pub has_code: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
+    /// The error for what the owner of a table has made in the temporary schema of a caller.
+    pub planted_object: fn() -> Report,
     /// The error for a name that leads to another table.
     pub other_table: fn() -> Report,
 }
@@ -147,11 +149,25 @@ pub(super) fn has_code_statement() -> Option<&'static Statement> {
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
 pub(super) unsafe fn has_temporary_object_of_another(owner: Oid) -> bool {
-    let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
     // SAFETY: by the caller's promise.
     unsafe {
-        pg_sys::GetTempNamespaceState(&mut schema, &mut toast);
-        schema != pg_sys::InvalidOid && has_object_of_another(schema, owner)
+        has_temporary_object(|class, by| {
+            class != pg_sys::ProcedureRelationId && by != owner && !pg_sys::superuser_arg(by)
+        })
+    }
+}
+
+/// Raises an error if the temporary schema of this session has a type or function that belongs to `owner`. Where PostgreSQL
+/// refuses new temporary tables it lets these be made, and a type there comes before PostgreSQL's own of that name.
+///
+/// # Safety
+/// As of [`has_temporary_object_of_another`].
+pub(super) unsafe fn refuse_planted_object(owner: Oid) {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        if has_temporary_object(|class, by| class != pg_sys::RelationRelationId && by == owner) {
+            refuse(|guard| guard.planted_object);
+        }
     }
 }
 
@@ -168,13 +184,18 @@ struct PgDepend {
     objid: Oid,
 }
 
-/// Whether `schema` has a table or type that belongs to an ordinary role other than `owner`.
+/// Whether `is_meant` is true of a table, type or function in the temporary schema. It is given the object's catalog and owner.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
-unsafe fn has_object_of_another(schema: Oid, owner: Oid) -> bool {
+unsafe fn has_temporary_object(is_meant: impl Fn(Oid, Oid) -> bool) -> bool {
+    let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
     // SAFETY: reads pg_depend, as PostgreSQL does to drop the schema's content (catalog/dependency.c).
     unsafe {
+        pg_sys::GetTempNamespaceState(&mut schema, &mut toast);
+        if schema == pg_sys::InvalidOid {
+            return false;
+        }
         let lock = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
         let mut keys = [pg_sys::ScanKeyData::default(); 2];
         let columns = [(REFCLASSID, pg_sys::NamespaceRelationId), (REFOBJID, schema)];
@@ -191,8 +212,8 @@ unsafe fn has_object_of_another(schema: Oid, owner: Oid) -> bool {
             if tuple.is_null() {
                 break;
             }
-            let by = owner_of(&*pg_sys::GETSTRUCT(tuple).cast());
-            found = by.is_some_and(|by| by != owner && !pg_sys::superuser_arg(by));
+            let object = &*pg_sys::GETSTRUCT(tuple).cast::<PgDepend>();
+            found = owner_of(object).is_some_and(|by| is_meant(object.classid, by));
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(depend, lock);
@@ -200,12 +221,12 @@ unsafe fn has_object_of_another(schema: Oid, owner: Oid) -> bool {
     }
 }
 
-/// The owner of a table or type. Nothing else is looked for in the temporary schema.
+/// The owner of a table, type or function. Nothing else is looked for in the temporary schema.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
 unsafe fn owner_of(object: &PgDepend) -> Option<Oid> {
-    use pg_sys::SysCacheIdentifier::{RELOID, TYPEOID};
+    use pg_sys::SysCacheIdentifier::{PROCOID, RELOID, TYPEOID};
     // SAFETY: by the caller's promise.
     unsafe {
         match object.classid {
@@ -213,6 +234,9 @@ unsafe fn owner_of(object: &PgDepend) -> Option<Oid> {
                 of_catalog(RELOID, object.objid, |row: &pg_sys::FormData_pg_class| row.relowner)
             }
             pg_sys::TypeRelationId => of_catalog(TYPEOID, object.objid, |row: &pg_sys::FormData_pg_type| row.typowner),
+            pg_sys::ProcedureRelationId => {
+                of_catalog(PROCOID, object.objid, |row: &pg_sys::FormData_pg_proc| row.proowner)
+            }
             _ => None,
         }
     }

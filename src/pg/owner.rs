@@ -7,7 +7,7 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::guard::ACTING_AS_OWNER;
+use super::guard::{ACTING_AS_OWNER, refuse_planted_object};
 use super::lock::lock_and_get_owner;
 use super::relation::TableChanged;
 
@@ -51,6 +51,9 @@ unsafe fn as_user<R>(user: Oid, work: impl FnOnce() -> R) -> R {
         let (name, value) = (c"search_path".as_ptr(), SEARCH_PATH.as_ptr());
         pg_sys::set_config_option(name, value, setting, source, action, true, 0, false);
         let result = work();
+        if is_restricted {
+            refuse_planted_object(user);
+        }
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(caller, context);
         result

@@ -102,6 +102,7 @@ pub fn watch() {
     pg::guard_owner(Guard {
         has_code: &code::HAS_CODE,
         temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
+        planted_object: || Error::from(Kind::PlantedObject).into_report(),
         other_table: || Error::from(Kind::TablesMissing).into_report(),
     });
 }

@@ -1,7 +1,7 @@
 """Django with psycopg: requests are let in by their token.
 
     python3 -m venv .venv && .venv/bin/pip install django gunicorn 'psycopg[binary]'
-    .venv/bin/gunicorn -b 127.0.0.1:8000 server:app        with DATABASE_URL
+    .venv/bin/gunicorn -b 127.0.0.1:8000 --forwarder-headers= server:app        with DATABASE_URL
 """
 
 import functools

@@ -1,7 +1,7 @@
 """Flask with psycopg: requests are let in by their token.
 
     python3 -m venv .venv && .venv/bin/pip install flask gunicorn 'psycopg[binary,pool]'
-    .venv/bin/gunicorn -b 127.0.0.1:8000 server:app        with DATABASE_URL
+    .venv/bin/gunicorn -b 127.0.0.1:8000 --forwarder-headers= server:app        with DATABASE_URL
 """
 
 import functools

@@ -1,7 +1,7 @@
 """What nginx.conf asks, and an application behind it.
 
     python3 -m venv .venv && .venv/bin/pip install flask gunicorn 'psycopg[binary,pool]'
-    .venv/bin/gunicorn -b 127.0.0.1:8000 server:app        with DATABASE_URL
+    .venv/bin/gunicorn -b 127.0.0.1:8000 --forwarder-headers= server:app        with DATABASE_URL
 """
 
 import os

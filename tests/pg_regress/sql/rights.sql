@@ -349,7 +349,7 @@ DECLARE
         'ADD FOREIGN KEY (scope) REFERENCES temptoken.scopes', 'DROP CONSTRAINT temp_tokens_scope_fkey',
         'ADD CONSTRAINT sole EXCLUDE ((public.regress_named(resource_id)) WITH =)', 'DROP CONSTRAINT sole',
         'ADD CONSTRAINT sole EXCLUDE (id WITH =) WHERE (public.regress_named($$x$$) = $$x$$)', 'DROP CONSTRAINT sole',
-        'ADD note text DEFAULT pg_catalog.query_to_xml($$SELECT public.regress_named(''x'')$$, true, true, $$$$)', 'DROP note'];
+        'ADD note tsquery DEFAULT pg_catalog.ts_rewrite($$a$$, $$SELECT ''a''::tsquery, ''b''::tsquery$$)', 'DROP note'];
 BEGIN
     FOR at IN 1 .. cardinality(codes) BY 2 LOOP
         code := codes[at];
@@ -589,6 +589,22 @@ SELECT length(public.temptoken_mint('files', '1', '1 hour'));
 DROP TRIGGER hold ON temptoken.temp_tokens;
 CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON temptoken.temp_tokens DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION public.regress_hold();
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+DROP TRIGGER hold ON temptoken.temp_tokens;
+-- Nor in the caller's temporary schema, where a type comes before PostgreSQL's own of that name.
+CREATE OR REPLACE FUNCTION public.regress_hold() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'CREATE DOMAIN pg_temp.text AS pg_catalog.text';
+    RETURN NULL;
+END $$;
+CREATE TRIGGER hold AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.regress_hold();
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+SELECT pg_catalog.to_regtype('pg_temp.text') IS NULL AS none;
+CREATE OR REPLACE FUNCTION public.regress_hold() RETURNS trigger LANGUAGE plpgsql AS $$
+BEGIN
+    EXECUTE 'CREATE FUNCTION pg_temp.planted() RETURNS integer LANGUAGE sql AS $f$ SELECT 1 $f$';
+    RETURN NULL;
+END $$;
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
 DROP TRIGGER hold ON temptoken.temp_tokens;
 DROP FUNCTION public.regress_hold();
