@@ -25,8 +25,9 @@ pub fn request<'call>(call: &Call<'call>) -> Result<Request<'call>, Error> {
 /// The token in `headers`, a JSON object of lower-case names: the value of the header that the setting names, else what
 /// follows `Bearer` in Authorization, if that looks like a token and not like one of PostgREST's own.
 fn token<'call>(call: &Call<'call>, headers: &[u8]) -> Option<&'call [u8]> {
-    /// How often PostgreSQL and pgrx copy the headers at most, for the error of what is no JSON.
-    const COPIES: usize = 8;
+    /// How often PostgreSQL and pgrx copy the headers at most, for the errors of what is no JSON: there are two lookups, and
+    /// what the first has taken is not free again.
+    const COPIES: usize = 16;
     const AUTHORIZATION: &[u8] = b"authorization";
     pg::require_memory(COPIES * headers.len());
     let name = settings::token_header().to_bytes().to_ascii_lowercase();

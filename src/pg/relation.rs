@@ -141,12 +141,25 @@ fn is_distributed(relation: Oid) -> bool {
     }
 }
 
-/// Whether table `relation` has a trigger of this name that is enabled ALWAYS, so that it fires for replicated rows too.
+/// Whether table `relation` has a trigger of this name, in C, that fires for each row that is inserted, updated or deleted, and
+/// is enabled ALWAYS, so that it fires for replicated rows too.
 pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, TableChanged> {
+    /// The language c (catalog/pg_language.dat).
+    const LANGUAGE_C: u32 = 13;
+    const EVENTS: i32 = (pg_sys::TRIGGER_TYPE_ROW
+        | pg_sys::TRIGGER_TYPE_INSERT
+        | pg_sys::TRIGGER_TYPE_DELETE
+        | pg_sys::TRIGGER_TYPE_UPDATE) as i32;
+    let is_in_c = |function: &pg_sys::FormData_pg_proc| function.prolang.to_u32() == LANGUAGE_C;
     // SAFETY: there are as many triggers as numtriggers says.
     of_table(relation, |table| unsafe {
         let fires = |trigger: &pg_sys::Trigger| {
-            CStr::from_ptr(trigger.tgname) == name && trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS
+            CStr::from_ptr(trigger.tgname) == name
+                && trigger.tgenabled as u8 == pg_sys::TRIGGER_FIRES_ALWAYS
+                && i32::from(trigger.tgtype) & EVENTS == EVENTS
+                && trigger.tgqual.is_null()
+                && trigger.tgnattr == 0
+                && of_catalog(pg_sys::SysCacheIdentifier::PROCOID, trigger.tgfoid, is_in_c) == Some(true)
         };
         (*table).trigdesc.as_ref().is_some_and(|triggers| {
             std::slice::from_raw_parts(triggers.triggers, triggers.numtriggers as usize).iter().any(fires)

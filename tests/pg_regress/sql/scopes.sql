@@ -149,5 +149,17 @@ SELECT public.temptoken_register_scope('s', '{GET /flows/:id}', '1 hour');
 
 SELECT name, resource_id_is FROM public.temptoken_well_known_scopes();
 
+-- A scope is kept in memory only where every change of it is announced: not by a trigger that misses deletions.
+SELECT public.temptoken_mint('s', '1', '1 minute') AS token \gset
+BEGIN;
+DROP TRIGGER scopes_changed ON temptoken.scopes;
+CREATE TRIGGER scopes_changed AFTER INSERT OR UPDATE ON temptoken.scopes
+    FOR EACH ROW EXECUTE FUNCTION temptoken.scopes_changed();
+ALTER TABLE temptoken.scopes ENABLE ALWAYS TRIGGER scopes_changed;
+SELECT (public.temptoken_peek(:'token', 'GET', '/flows/1')).status;
+DELETE FROM temptoken.scopes WHERE name = 's';
+SELECT (public.temptoken_peek(:'token', 'GET', '/flows/1')).status;
+ROLLBACK;
+
 DELETE FROM temptoken.temp_tokens;
 DELETE FROM temptoken.scopes;
