@@ -3,8 +3,10 @@
 //! Where the library is preloaded there is one for all databases; else `temptoken_sweep_worker_start()` starts one for its
 //! database alone.
 
+use std::cell::RefCell;
 use std::collections::VecDeque;
-use std::ffi::{CStr, CString};
+use std::ffi::{CStr, CString, c_int};
+use std::mem::ManuallyDrop;
 use std::time::{Duration, Instant};
 
 use pgrx::PgMemoryContexts;
@@ -14,7 +16,7 @@ use pgrx::pg_sys::{self, Datum};
 
 use super::place::{ByHand, Place, Worker};
 use super::worker::{self, OVERDUE};
-use super::{by_hand, end, heed_signals, idle, is_running, is_told_to_end, log_failure, micros, sleep, status};
+use super::{by_hand, heed_signals, idle, is_running, log_failure, micros, sleep, status};
 use crate::{counters, pg, settings};
 
 const NAME: &str = "temptoken sweep launcher";
@@ -41,7 +43,10 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
     pg::listen_to_signals();
     // SAFETY: called once, before any access. Without a database a process can read the shared catalogs only. The launcher needs
     // no more, and keeps nobody from dropping a database.
-    unsafe { pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0) };
+    unsafe {
+        pg_sys::BackgroundWorkerInitializeConnection(std::ptr::null(), std::ptr::null(), 0);
+        pg_sys::before_shmem_exit(Some(end_worker), Datum::from(0));
+    }
     let only = Some(argument.value() as u32).filter(|database| *database != 0);
     status::note_crash(pg::now());
     if only.is_some_and(|database| !by_hand::hello(database)) {
@@ -132,9 +137,20 @@ fn run_worker(database: &Database) -> bool {
         return true;
     }
     status::change(database.oid, Place::register_worker);
-    let run = |_: &mut PgMemoryContexts| worker::start(database.oid).map(wait_for_worker);
-    // SAFETY: PostgreSQL's handle of the worker lies in this context. It is not used after the context is freed.
-    let Some(ended) = (unsafe { PgMemoryContexts::new("temptoken sweep").switch_to(run) }) else { return false };
+    // PostgreSQL's handle of the worker lies in this context. An error leaves the context, since the handle is still needed.
+    let mut context = ManuallyDrop::new(PgMemoryContexts::new("temptoken sweep"));
+    let run = |_: &mut PgMemoryContexts| {
+        WORKER.set(worker::start(database.oid));
+        WORKER.with_borrow(Option::is_some).then(wait_for_worker)
+    };
+    // SAFETY: nobody uses the handle after the context is freed.
+    let ended = unsafe {
+        let ended = context.switch_to(run);
+        WORKER.set(None);
+        ManuallyDrop::drop(&mut context);
+        ended
+    };
+    let Some(ended) = ended else { return false };
     let stuck = ended.filter(|pid| is_running(*pid));
     let message = if stuck.is_some() { STUCK } else { ENDED };
     let (now, batch_size) = (pg::now(), settings::sweep_batch_size());
@@ -158,16 +174,28 @@ fn run_worker(database: &Database) -> bool {
     true
 }
 
+thread_local! {
+    /// The worker that runs.
+    static WORKER: RefCell<Option<DynamicBackgroundWorker>> = const { RefCell::new(None) };
+}
+
+/// Has the postmaster end the worker. Also called as this process ends, however it does: nobody else would end a worker that
+/// is overdue.
+extern "C-unwind" fn end_worker(_code: c_int, _argument: Datum) {
+    _ = WORKER.take().map(DynamicBackgroundWorker::terminate);
+}
+
 /// Waits until the worker ends. When it takes too long, has the postmaster end it, and returns its pid.
-fn wait_for_worker(worker: DynamicBackgroundWorker) -> Option<i32> {
+fn wait_for_worker() -> Option<i32> {
     let mut begun = None;
     loop {
-        let left = match worker.pid() {
+        let state = WORKER.with_borrow(|worker| worker.as_ref().map(DynamicBackgroundWorker::pid))?;
+        let left = match state {
             Err(BackgroundWorkerStatus::Stopped | BackgroundWorkerStatus::PostmasterDied) => return None,
             Ok(pid) => {
                 let left = OVERDUE.saturating_sub(begun.get_or_insert_with(Instant::now).elapsed());
                 if left.is_zero() {
-                    worker.terminate();
+                    end_worker(0, Datum::from(0));
                     see_off(pid);
                     return Some(pid);
                 }
@@ -177,11 +205,6 @@ fn wait_for_worker(worker: DynamicBackgroundWorker) -> Option<i32> {
             Err(_) => Duration::from_secs(60),
         };
         sleep(left.max(Duration::from_millis(1)), pg_sys::WaitEventIPC::WAIT_EVENT_BGWORKER_SHUTDOWN);
-        if is_told_to_end() {
-            // Once this process is gone, nobody would end the worker when it is overdue.
-            worker.terminate();
-            end();
-        }
         heed_signals();
     }
 }

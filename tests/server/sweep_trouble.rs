@@ -203,17 +203,20 @@ fn a_worker_does_not_outlive_its_launcher() {
     text(&mut client, REGISTER);
     slow_down(&mut client, 600.0);
     mint(&mut client, 3, "1 millisecond");
-    let worker = busy_worker(&mut client);
-    let launcher = text(&mut client, LAUNCHER);
-    text(&mut client, &format!("SELECT pg_terminate_backend({launcher})"));
-    // The next launcher, which would end it too, comes after five seconds.
-    let look = format!(
-        "SELECT CASE WHEN bool_or(backend_type = 'temptoken sweep launcher' AND pid <> {launcher}) THEN 'outlived'
-                     WHEN bool_or(pid = {worker}) THEN 'there' ELSE 'gone' END
-         FROM pg_stat_activity"
-    );
-    let seen = wait_for("it is gone", || Some(text(&mut client, &look)).filter(|seen| seen != "there"));
-    assert_eq!(seen, "gone");
+    // Told to end, and with an error.
+    for end in ["pg_terminate_backend", "pg_cancel_backend"] {
+        let worker = busy_worker(&mut client);
+        let launcher = text(&mut client, LAUNCHER);
+        text(&mut client, &format!("SELECT {end}({launcher})"));
+        // The next launcher comes after five seconds.
+        let look = format!(
+            "SELECT CASE WHEN bool_or(backend_type = 'temptoken sweep launcher' AND pid <> {launcher}) THEN 'outlived'
+                         WHEN bool_or(pid = {worker}) THEN 'there' ELSE 'gone' END
+             FROM pg_stat_activity"
+        );
+        let seen = wait_for("it is gone", || Some(text(&mut client, &look)).filter(|seen| seen != "there"));
+        assert_eq!(seen, "gone", "{end}");
+    }
 }
 
 #[test]
