@@ -49,15 +49,17 @@ pub fn current<R>(ask: impl FnOnce(&Identity) -> R) -> Option<R> {
     BOUND.with_borrow(|bound| bound.last().map(|(_, identity)| ask(identity)))
 }
 
+/// The innermost savepoint ends first, so only the last entry can be of the one that ends.
 fn end(of: End) {
     BOUND.with_borrow_mut(|bound| match of {
         End::Transaction => bound.clear(),
-        End::RolledBack(savepoint) => bound.retain(|(level, _)| *level != savepoint),
-        // What was bound inside replaces what the parent had.
-        End::Released { savepoint, parent } if bound.iter().any(|(level, _)| *level == savepoint) => {
-            bound.retain(|(level, _)| *level != parent);
-            bound.iter_mut().filter(|(level, _)| *level == savepoint).for_each(|(level, _)| *level = parent);
+        End::RolledBack(savepoint) => _ = bound.pop_if(|(level, _)| *level == savepoint),
+        End::Released { savepoint, parent } => {
+            if let Some((_, identity)) = bound.pop_if(|(level, _)| *level == savepoint) {
+                // What was bound inside replaces what the parent had.
+                bound.pop_if(|(level, _)| *level == parent);
+                bound.push((parent, identity));
+            }
         }
-        End::Released { .. } => {}
     });
 }
