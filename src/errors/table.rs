@@ -78,9 +78,13 @@ table! {
         "this session has a temporary table or type of an ordinary role, and the extension's tables have code of their owner's",
         "Drop it (DISCARD TEMP). A trigger, rule or the like runs with the owner's rights, and could take it for a table or \
          type of its own.";
-    PlantedObject: "insufficient_privilege", b"42501",
-        "the owner of the extension's tables has a temporary type or function in this session",
-        "Drop it (DISCARD TEMP). The owner is no superuser, and could have this session run it with other rights.";
+    OwnersCode: "insufficient_privilege", b"42501",
+        "the extension's tables have code of an owner who is no superuser, and this session may have a superuser's rights",
+        "Call from a session of an ordinary role, or drop the triggers and the like, or give the tables to a superuser.";
+    ReferringTable: "insufficient_privilege", b"42501",
+        "a table that refers to the extension's tables belongs to an ordinary role",
+        "Drop its foreign key, or give it and the functions of its triggers to the owner of the extension's tables. They \
+         run with that owner's rights when a token is deleted.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",

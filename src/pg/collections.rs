@@ -59,6 +59,8 @@ pub fn json_field<'call>(_call: &Call<'call>, json: &[u8], name: &[u8]) -> Optio
         PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
         PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER,
         PgSqlErrorCode::ERRCODE_CHARACTER_NOT_IN_REPERTOIRE,
+        // Too deep for the stack.
+        PgSqlErrorCode::ERRCODE_STATEMENT_TOO_COMPLEX,
     ];
     let field = malformed.into_iter().fold(field, |field, code| field.catch_when(code, |_| None)).execute();
     // SAFETY: the result is a text.

@@ -15,7 +15,8 @@ use std::sync::OnceLock;
 use pgrx::pg_sys::{self, Oid};
 
 use super::ffi;
-use super::relation::of_catalog;
+use super::owner::Roles;
+use super::relation::{TableChanged, has_referrer_of_another, of_catalog};
 use super::report::Report;
 use super::statement::Statement;
 
@@ -27,10 +28,14 @@ pub(super) const ACTING_AS_OWNER: c_int = 1 << 24;
 pub struct Guard {
     /// Whether the table of oid $1 has code that the extension did not come with: a boolean. It names what is PostgreSQL's.
     pub has_code: &'static Statement,
+    /// Whether the role of oid $1, or that of the session, is a superuser or may become one: a boolean.
+    pub may_be_superuser: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
-    /// The error for what the owner of a table has made in the temporary schema of a caller.
-    pub planted_object: fn() -> Report,
+    /// The error for code of an ordinary owner's in the session of a superuser.
+    pub owners_code: fn() -> Report,
+    /// The error for another role's table that refers to ours.
+    pub referring_table: fn() -> Report,
     /// The error for a name that leads to another table.
     pub other_table: fn() -> Report,
 }
@@ -129,46 +134,47 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
     }
 }
 
-/// Raises the error for what another role has in the temporary schema. It leaves by longjmp.
+/// Runs `work`, a statement on table `relation`, unless the code on the table is not to run in this session: since the session
+/// has a temporary object that the code may take for its own, or since the code is an ordinary owner's, and whoever calls may be
+/// a superuser. Code that a superuser has run can leave more behind than can be looked for.
 ///
 /// # Safety
-/// No frame between the caller and PostgreSQL owns a destructor.
-pub(super) unsafe fn refuse_temporary_object() {
-    // SAFETY: by the caller's promise.
-    unsafe { refuse(|guard| guard.temporary_object) }
-}
-
-/// The statement that [`Guard::has_code`] is.
-pub(super) fn has_code_statement() -> Option<&'static Statement> {
-    GUARD.get().map(|guard| guard.has_code)
-}
-
-/// Whether the temporary schema of this session has a table or type that belongs to an ordinary role other than `owner`.
-/// Whose session it is makes no difference: the caller may act as somebody else already.
-///
-/// # Safety
-/// Within a transaction. An error leaves by longjmp.
-pub(super) unsafe fn has_temporary_object_of_another(owner: Oid) -> bool {
+/// Acting as the owner. An error leaves by longjmp.
+pub(super) unsafe fn guarded<R>(relation: Oid, roles: Roles, work: impl FnOnce() -> R) -> R {
+    let Some(guard) = GUARD.get() else { return work() };
+    // Against whoever owns the table: with this lock no other session hangs code on it.
+    let lock = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
     // SAFETY: by the caller's promise.
     unsafe {
-        has_temporary_object(|class, by| {
-            class != pg_sys::ProcedureRelationId && by != owner && !pg_sys::superuser_arg(by)
-        })
+        if has_temporary_object_of_another(roles.owner) && guard.has_code.asks(relation) {
+            refuse(|guard| guard.temporary_object);
+        }
+        if !(roles.are_apart() && guard.may_be_superuser.asks(roles.caller)) {
+            return work();
+        }
+        pg_sys::LockRelationOid(relation, lock);
+        if guard.has_code.asks(relation) {
+            refuse(|guard| guard.owners_code);
+        }
+        let result = work();
+        pg_sys::UnlockRelationOid(relation, lock);
+        result
     }
 }
 
-/// Raises an error if the temporary schema of this session has a type or function that belongs to `owner`. Where PostgreSQL
-/// refuses new temporary tables it lets these be made, and a type there comes before PostgreSQL's own of that name.
+/// Raises an error if a table with a foreign key to table `relation` belongs to an ordinary role other than `owner`. Its
+/// triggers run with the owner's rights when a row is deleted here, and before PostgreSQL 18 deferred ones too.
 ///
 /// # Safety
-/// As of [`has_temporary_object_of_another`].
-pub(super) unsafe fn refuse_planted_object(owner: Oid) {
+/// As of [`guarded`].
+pub(super) unsafe fn refuse_referring_table(relation: Oid, owner: Oid) -> Result<(), TableChanged> {
     // SAFETY: by the caller's promise.
     unsafe {
-        if has_temporary_object(|class, by| class != pg_sys::RelationRelationId && by == owner) {
-            refuse(|guard| guard.planted_object);
+        if has_referrer_of_another(relation, owner)? {
+            refuse(|guard| guard.referring_table);
         }
     }
+    Ok(())
 }
 
 /// The catalog pg_depend, which pgrx has no bindings of: its oid, that of its index on what is depended on, and its first
@@ -184,11 +190,12 @@ struct PgDepend {
     objid: Oid,
 }
 
-/// Whether `is_meant` is true of a table, type or function in the temporary schema. It is given the object's catalog and owner.
+/// Whether the temporary schema of this session has a table or type that belongs to an ordinary role other than `owner`.
+/// Whose session it is makes no difference: the caller may act as somebody else already.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
-unsafe fn has_temporary_object(is_meant: impl Fn(Oid, Oid) -> bool) -> bool {
+unsafe fn has_temporary_object_of_another(owner: Oid) -> bool {
     let (mut schema, mut toast) = (pg_sys::InvalidOid, pg_sys::InvalidOid);
     // SAFETY: reads pg_depend, as PostgreSQL does to drop the schema's content (catalog/dependency.c).
     unsafe {
@@ -213,7 +220,7 @@ unsafe fn has_temporary_object(is_meant: impl Fn(Oid, Oid) -> bool) -> bool {
                 break;
             }
             let object = &*pg_sys::GETSTRUCT(tuple).cast::<PgDepend>();
-            found = owner_of(object).is_some_and(|by| is_meant(object.classid, by));
+            found = owner_of(object).is_some_and(|by| by != owner && !pg_sys::superuser_arg(by));
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(depend, lock);
@@ -221,12 +228,12 @@ unsafe fn has_temporary_object(is_meant: impl Fn(Oid, Oid) -> bool) -> bool {
     }
 }
 
-/// The owner of a table, type or function. Nothing else is looked for in the temporary schema.
+/// The owner of a table or type. Nothing else is looked for in the temporary schema.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
 unsafe fn owner_of(object: &PgDepend) -> Option<Oid> {
-    use pg_sys::SysCacheIdentifier::{PROCOID, RELOID, TYPEOID};
+    use pg_sys::SysCacheIdentifier::{RELOID, TYPEOID};
     // SAFETY: by the caller's promise.
     unsafe {
         match object.classid {
@@ -234,9 +241,6 @@ unsafe fn owner_of(object: &PgDepend) -> Option<Oid> {
                 of_catalog(RELOID, object.objid, |row: &pg_sys::FormData_pg_class| row.relowner)
             }
             pg_sys::TypeRelationId => of_catalog(TYPEOID, object.objid, |row: &pg_sys::FormData_pg_type| row.typowner),
-            pg_sys::ProcedureRelationId => {
-                of_catalog(PROCOID, object.objid, |row: &pg_sys::FormData_pg_proc| row.proowner)
-            }
             _ => None,
         }
     }

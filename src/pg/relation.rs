@@ -151,7 +151,7 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
         | pg_sys::TRIGGER_TYPE_DELETE
         | pg_sys::TRIGGER_TYPE_UPDATE) as i32;
     let is_in_c = |function: &pg_sys::FormData_pg_proc| function.prolang.to_u32() == LANGUAGE_C;
-    // SAFETY: there are as many triggers as numtriggers says.
+    // SAFETY: the names of triggers are C strings.
     of_table(relation, |table| unsafe {
         let fires = |trigger: &pg_sys::Trigger| {
             CStr::from_ptr(trigger.tgname) == name
@@ -161,10 +161,34 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
                 && trigger.tgnattr == 0
                 && of_catalog(pg_sys::SysCacheIdentifier::PROCOID, trigger.tgfoid, is_in_c) == Some(true)
         };
-        (*table).trigdesc.as_ref().is_some_and(|triggers| {
-            std::slice::from_raw_parts(triggers.triggers, triggers.numtriggers as usize).iter().any(fires)
-        })
+        triggers(table).iter().any(fires)
     })
+}
+
+/// Whether a table with a foreign key to table `relation` belongs to an ordinary role other than `owner`.
+pub(super) fn has_referrer_of_another(relation: Oid, owner: Oid) -> Result<bool, TableChanged> {
+    let owner_of = |class: &pg_sys::FormData_pg_class| class.relowner;
+    // SAFETY: catalog lookups by oid. A foreign key has triggers of its own on both tables.
+    of_table(relation, |table| unsafe {
+        let is_of_another = |trigger: &pg_sys::Trigger| {
+            trigger.tgconstrrelid != pg_sys::InvalidOid
+                && of_catalog(pg_sys::SysCacheIdentifier::RELOID, trigger.tgconstrrelid, owner_of)
+                    .is_some_and(|by| by != owner && !pg_sys::superuser_arg(by))
+        };
+        triggers(table).iter().any(is_of_another)
+    })
+}
+
+/// # Safety
+/// The table is open.
+unsafe fn triggers<'a>(table: pg_sys::Relation) -> &'a [pg_sys::Trigger] {
+    // SAFETY: there are as many triggers as numtriggers says.
+    unsafe {
+        (*table)
+            .trigdesc
+            .as_ref()
+            .map_or(&[], |triggers| std::slice::from_raw_parts(triggers.triggers, triggers.numtriggers as usize))
+    }
 }
 
 /// Processes pending invalidations, as taking a lock does.

@@ -9,7 +9,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::call::{Call, split};
 use super::datum::Boolean;
 use super::ffi::SPI_execute_snapshot;
-use super::guard::{has_code_statement, has_temporary_object_of_another, naming_only, refuse_temporary_object};
+use super::guard::{guarded, naming_only};
 use super::lookup::{Reader, Tuple};
 use super::owner::as_owner;
 use super::relation::TableChanged;
@@ -61,13 +61,23 @@ impl Statement {
     ) -> Result<u64, TableChanged> {
         // SAFETY: within a transaction. The frames up to PostgreSQL's own no destructor.
         unsafe {
-            as_owner(relation, self.lock, |owner| {
-                if has_temporary_object_of_another(owner) && has_code(relation) {
-                    refuse_temporary_object();
-                }
-                naming_only(self.sql, relation, || self.execute(parameters, &mut visit))
+            as_owner(relation, self.lock, |roles| {
+                guarded(relation, roles, || naming_only(self.sql, relation, || self.execute(parameters, &mut visit)))
             })
         }
+    }
+
+    /// What the statement, a question about `object`, answers. Without an answer: true.
+    ///
+    /// # Safety
+    /// Acting as an owner. Catalogs alone are read. An error leaves by longjmp.
+    pub(super) unsafe fn asks(&self, object: Oid) -> bool {
+        let mut answer = true;
+        // SAFETY: by the caller's promise.
+        unsafe {
+            self.execute(&[Some(object.into())], &mut |row| answer = row.get::<Boolean>(1) != Some(false));
+        }
+        answer
     }
 
     /// # Safety
@@ -133,21 +143,6 @@ impl Statement {
         self.plan.store(made, Ordering::Relaxed);
         made
     }
-}
-
-/// Whether `relation` has code that the extension did not come with.
-///
-/// # Safety
-/// Acting as an owner. An error leaves by longjmp.
-unsafe fn has_code(relation: Oid) -> bool {
-    let mut answer = true;
-    if let Some(statement) = has_code_statement() {
-        // SAFETY: by the caller's promise.
-        unsafe {
-            statement.execute(&[Some(relation.into())], &mut |row| answer = row.get::<Boolean>(1) != Some(false));
-        }
-    }
-    answer
 }
 
 /// Calls `visit` with each row of the statement's result, if it has one.

@@ -1,7 +1,7 @@
 //! What on the tables is code of somebody else's: of their owner's, who may run anything when a statement of ours is planned or
 //! executed.
 //!
-//! Lives here: one question to the catalogs. May not come in here: what follows from the answer.
+//! Lives here: questions to the catalogs. May not come in here: what follows from the answer.
 
 use crate::pg::{OID, Statement};
 
@@ -21,8 +21,10 @@ pub static HAS_CODE: Statement = Statement::reading(
                 AND (a.atthasdef OR a.attidentity <> '' OR a.atttypid >= 16384)
         ) OR EXISTS (
             SELECT FROM pg_constraint AS c
+            -- The second way of each is that of quote_all_identifiers.
             WHERE c.conrelid = ANY (t.oids) AND c.contype NOT IN ('p', 'u', 'n') AND pg_get_constraintdef(c.oid) NOT IN (
-                'CHECK (isfinite(expires_at))',
+                'CHECK (isfinite(expires_at))', 'CHECK (\"isfinite\"(\"expires_at\"))',
+                'CHECK (\"temptoken\".\"scope_is_valid\"(\"name\", \"allowed_routes\", \"resource_id_in_path\", \"max_ttl\", \"max_uses\", \"spending_methods\"))',
                 'CHECK (temptoken.scope_is_valid(name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods))')
         ) OR EXISTS (
             -- A foreign key has triggers on both tables.
@@ -49,5 +51,13 @@ pub static HAS_CODE: Statement = Statement::reading(
                 AND l.lanname <> 'c'
         )
     FROM (SELECT ARRAY(SELECT $1 UNION SELECT p.relid FROM pg_partition_tree($1) AS p) AS oids OFFSET 0) AS t",
+    &[OID],
+);
+
+/// Whether the role of oid $1, or that of the session, is a superuser or a member of one.
+pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
+    c"
+    SELECT EXISTS (SELECT FROM pg_roles AS r
+                   WHERE r.rolsuper AND (pg_has_role($1, r.oid, 'MEMBER') OR pg_has_role(session_user, r.oid, 'MEMBER')))",
     &[OID],
 );

@@ -101,8 +101,10 @@ pub fn watch() {
     pg::on_invalidation(forget);
     pg::guard_owner(Guard {
         has_code: &code::HAS_CODE,
+        may_be_superuser: &code::MAY_BE_SUPERUSER,
         temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
-        planted_object: || Error::from(Kind::PlantedObject).into_report(),
+        owners_code: || Error::from(Kind::OwnersCode).into_report(),
+        referring_table: || Error::from(Kind::ReferringTable).into_report(),
         other_table: || Error::from(Kind::TablesMissing).into_report(),
     });
 }

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use crate::common::{
-    Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, slow_down, stays_for, text, value, wait_for, wait_until,
+    Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, slow_down, sqlstate, stays_for, text, value, wait_for,
+    wait_until,
 };
 use postgres::Client;
 
@@ -266,12 +267,56 @@ fn a_deferred_trigger_acts_for_the_owner_of_the_table_and_not_for_the_worker() {
              CREATE FUNCTION note() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NULL; END $$;
              CREATE CONSTRAINT TRIGGER note AFTER DELETE ON temptoken.temp_tokens
-             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note()",
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note();
+             CREATE ROLE issuer;
+             SELECT temptoken_grant('issuer', 'issue');
+             SET SESSION AUTHORIZATION issuer",
         )
         .unwrap();
     mint(&mut client, 1, "1 millisecond");
+    client.batch_execute("RESET SESSION AUTHORIZATION").unwrap();
     wait_until("it is swept", || has_tokens(&mut client, 0));
     assert_eq!(text(&mut client, "SELECT acting FROM seen"), "powerless");
+}
+
+#[test]
+fn a_table_of_another_role_that_refers_to_tokens_gets_no_rights_of_the_worker() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "CREATE ROLE app;
+             CREATE SCHEMA app AUTHORIZATION app;
+             GRANT USAGE ON SCHEMA temptoken TO app;
+             GRANT REFERENCES ON temptoken.temp_tokens TO app;
+             SET SESSION AUTHORIZATION app;
+             CREATE TABLE app.session (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE);
+             CREATE TABLE app.seen (acting text);
+             CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO app.seen VALUES (current_user); RETURN NULL; END $$;
+             CREATE CONSTRAINT TRIGGER note AFTER DELETE ON app.session
+             DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.note();
+             RESET SESSION AUTHORIZATION",
+        )
+        .unwrap();
+    // Minting is refused too. So the row is written by hand: its id leads with its expiry, 1970.
+    let mint = "SELECT temptoken_mint('files', '1', '1 hour')";
+    assert_eq!(sqlstate(&mut client, mint), "42501");
+    client
+        .batch_execute(
+            "BEGIN;
+             INSERT INTO temptoken.temp_tokens (id, token_hash, scope, resource_id, created_at, expires_at)
+             VALUES ('00000000-0000-8000-8000-000000000001', sha256('x'), 'files', '1', now(), now());
+             INSERT INTO app.session SELECT id FROM temptoken.temp_tokens;
+             COMMIT",
+        )
+        .unwrap();
+    let error = "SELECT last_error FROM temptoken_sweep_status()";
+    let said = wait_for("the sweep is refused", || value(&mut client, error));
+    assert!(said.contains("a table that refers to the extension's tables belongs to an ordinary role"), "{said}");
+    client.batch_execute("ALTER TABLE app.session OWNER TO postgres").unwrap();
+    wait_until("it is swept", || has_tokens(&mut client, 0));
 }
 
 #[test]

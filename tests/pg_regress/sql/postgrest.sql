@@ -41,7 +41,7 @@ SELECT s.state FROM pg_temp.serve('GET', '/flows/f1',
 -- Without a token of ours the request is left to the other rules: none at all, a JWT, another scheme, no headers.
 SELECT s.bound, s.state FROM (VALUES
         ('{}'), ('{"authorization": "Bearer eyJhbGciOiJIUzI1NiJ9.eyJyb2xlIjoid2ViX3VzZXIifQ.c2ln"}'),
-        ('{"authorization": "Basic dHRfYTpi"}'), ('{"authorization": "Bearer"}'), (NULL), (''), ('[]'), ('no json'),
+        ('{"authorization": "Basic dHRfYTpi"}'), ('{"authorization": "Bearer"}'), (NULL), (''), ('[]'), ('no json'), (repeat('[', 900000)),
         ('{"x-temp-token": 1}')) AS v (headers),
     pg_temp.serve('GET', '/flows/f1', headers) AS s;
 -- Unless told otherwise.

@@ -482,6 +482,9 @@ DROP TRIGGER audit ON temptoken.scopes;
 -- The session's own temporary tables are in nobody's way, where nothing of the owner's names them.
 CREATE TEMP TABLE temp_tokens (id uuid);
 SELECT public.regress_mint_as_thief();
+SET quote_all_identifiers = on;
+SELECT public.regress_mint_as_thief();
+RESET quote_all_identifiers;
 DROP TABLE pg_temp.temp_tokens;
 
 -- A rule that returns no id leads no sweep astray.
@@ -585,33 +588,75 @@ BEGIN
 END $$;
 ALTER FUNCTION public.regress_hold() OWNER TO regress_owner;
 CREATE TRIGGER hold AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.regress_hold();
+CREATE ROLE regress_issuer;
+SELECT public.temptoken_grant('regress_issuer', 'issue');
+SELECT public.temptoken_grant('regress_issuer', 'monitor');
+SET SESSION AUTHORIZATION regress_issuer;
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+RESET SESSION AUTHORIZATION;
 DROP TRIGGER hold ON temptoken.temp_tokens;
 CREATE CONSTRAINT TRIGGER hold AFTER INSERT ON temptoken.temp_tokens DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION public.regress_hold();
+SET SESSION AUTHORIZATION regress_issuer;
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+RESET SESSION AUTHORIZATION;
 DROP TRIGGER hold ON temptoken.temp_tokens;
--- Nor in the caller's temporary schema, where a type comes before PostgreSQL's own of that name.
-CREATE OR REPLACE FUNCTION public.regress_hold() RETURNS trigger LANGUAGE plpgsql AS $$
+-- A superuser's session does not run it at all. A type in the temporary schema comes before PostgreSQL's own, whoever made it; and
+-- a function of PL/pgSQL that the code calls is compiled for all the session, with the types that the code has it find.
+CREATE SCHEMA regress_plant AUTHORIZATION regress_owner;
+CREATE FUNCTION public.regress_upkeep() RETURNS integer LANGUAGE plpgsql AS $$ DECLARE kept text := 'x'; BEGIN RETURN length(kept); END $$;
+SET SESSION AUTHORIZATION regress_owner;
+CREATE FUNCTION regress_plant.gained(pg_catalog.text) RETURNS boolean LANGUAGE plpgsql AS $$
 BEGIN
-    EXECUTE 'CREATE DOMAIN pg_temp.text AS pg_catalog.text';
+    RAISE WARNING 'the owner''s code runs';
+    RETURN true;
+END $$;
+CREATE DOMAIN regress_plant.text AS pg_catalog.text CHECK (regress_plant.gained(VALUE));
+CREATE FUNCTION regress_plant.plant() RETURNS trigger LANGUAGE plpgsql SET search_path = regress_plant, pg_catalog AS $$
+BEGIN
+    RAISE WARNING 'planted';
+    PERFORM public.regress_upkeep();
     RETURN NULL;
 END $$;
-CREATE TRIGGER hold AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.regress_hold();
--- The newest minor releases refuse this by themselves, in other words: only the code is the same.
-\set VERBOSITY sqlstate
+CREATE TRIGGER plant AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION regress_plant.plant();
+RESET SESSION AUTHORIZATION;
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
-\set VERBOSITY terse
-SELECT pg_catalog.to_regtype('pg_temp.text') IS NULL AS none;
-CREATE OR REPLACE FUNCTION public.regress_hold() RETURNS trigger LANGUAGE plpgsql AS $$
-BEGIN
-    EXECUTE 'CREATE FUNCTION pg_temp.planted() RETURNS integer LANGUAGE sql AS $f$ SELECT 1 $f$';
-    RETURN NULL;
-END $$;
+SET ROLE regress_issuer;
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
-DROP TRIGGER hold ON temptoken.temp_tokens;
-DROP FUNCTION public.regress_hold();
+SELECT count(*) FROM public.temptoken_stats();
+RESET ROLE;
+GRANT postgres TO regress_issuer;
+SET SESSION AUTHORIZATION regress_issuer;
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+RESET SESSION AUTHORIZATION;
+REVOKE postgres FROM regress_issuer;
+SELECT public.regress_upkeep();
+DROP TRIGGER plant ON temptoken.temp_tokens;
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+SELECT mode, granted FROM pg_locks WHERE relation = 'temptoken.temp_tokens'::regclass AND mode LIKE 'Share%';
+SELECT public.temptoken_revoke_grant('regress_issuer', 'issue');
+SELECT public.temptoken_revoke_grant('regress_issuer', 'monitor');
+DROP FUNCTION public.regress_hold(), public.regress_upkeep();
+DROP SCHEMA regress_plant CASCADE;
 ALTER TABLE temptoken.temp_tokens OWNER TO postgres;
+-- A table of another role that refers to tokens has triggers, which run with the owner's rights when a token is deleted.
+CREATE SCHEMA regress_app AUTHORIZATION regress_issuer;
+GRANT USAGE ON SCHEMA temptoken TO regress_issuer;
+GRANT REFERENCES ON temptoken.temp_tokens TO regress_issuer;
+SET SESSION AUTHORIZATION regress_issuer;
+CREATE TABLE regress_app.session (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE);
+CREATE FUNCTION regress_app.late() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'late as %', current_user; RETURN NULL; END $$;
+CREATE TRIGGER late AFTER DELETE ON regress_app.session FOR EACH ROW EXECUTE FUNCTION regress_app.late();
+RESET SESSION AUTHORIZATION;
+INSERT INTO regress_app.session SELECT id FROM temptoken.temp_tokens LIMIT 1;
+SELECT public.temptoken_delete_by_scope('files');
+SELECT count(*) > 0 AS there FROM temptoken.temp_tokens;
+ALTER TABLE regress_app.session OWNER TO postgres;
+SELECT public.temptoken_delete_by_scope('files') > 0 AS deleted;
+DROP SCHEMA regress_app CASCADE;
+REVOKE ALL ON SCHEMA temptoken FROM regress_issuer;
+REVOKE ALL ON temptoken.temp_tokens FROM regress_issuer;
+DROP ROLE regress_issuer;
 
 SET client_min_messages = warning;
 DROP SCHEMA regress_thief CASCADE;
