@@ -18,6 +18,7 @@ use super::ffi;
 use super::owner::Roles;
 use super::relation::{TableChanged, has_referrer_of_another, of_catalog};
 use super::report::Report;
+use super::session::in_recovery;
 use super::statement::Statement;
 
 /// A bit of our own in the security context (miscadmin.h), set while we act as an owner. PostgreSQL restores it with the
@@ -142,8 +143,9 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
 /// Acting as the owner. An error leaves by longjmp.
 pub(super) unsafe fn guarded<R>(relation: Oid, roles: Roles, work: impl FnOnce() -> R) -> R {
     let Some(guard) = GUARD.get() else { return work() };
-    // Against whoever owns the table: with this lock no other session hangs code on it.
-    let lock = pg_sys::ShareUpdateExclusiveLock as pg_sys::LOCKMODE;
+    // Against whoever owns the table: with this lock no other session hangs code on it. A standby has no such lock.
+    let lock =
+        if in_recovery() { pg_sys::AccessShareLock } else { pg_sys::ShareUpdateExclusiveLock } as pg_sys::LOCKMODE;
     // SAFETY: by the caller's promise.
     unsafe {
         if has_temporary_object_of_another(roles.owner) && guard.has_code.asks(relation) {

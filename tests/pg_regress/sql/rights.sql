@@ -653,6 +653,13 @@ SELECT public.temptoken_delete_by_scope('files');
 SELECT count(*) > 0 AS there FROM temptoken.temp_tokens;
 ALTER TABLE regress_app.session OWNER TO postgres;
 SELECT public.temptoken_delete_by_scope('files') > 0 AS deleted;
+-- A table of theirs that tokens refer to is no such table.
+SET SESSION AUTHORIZATION regress_issuer;
+CREATE TABLE regress_app.file (name text PRIMARY KEY);
+INSERT INTO regress_app.file VALUES ('1');
+RESET SESSION AUTHORIZATION;
+ALTER TABLE temptoken.temp_tokens ADD FOREIGN KEY (resource_id) REFERENCES regress_app.file ON DELETE CASCADE;
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
 DROP SCHEMA regress_app CASCADE;
 REVOKE ALL ON SCHEMA temptoken FROM regress_issuer;
 REVOKE ALL ON temptoken.temp_tokens FROM regress_issuer;
