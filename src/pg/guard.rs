@@ -14,9 +14,11 @@ use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Oid};
 
+use super::datum::{Boolean, Int8};
 use super::ffi;
+use super::lookup::Tuple;
 use super::owner::Roles;
-use super::relation::{TableChanged, has_referrer_of_another, of_catalog};
+use super::relation::{is_referred_to, of_catalog};
 use super::report::Report;
 use super::session::in_recovery;
 use super::statement::Statement;
@@ -31,6 +33,9 @@ pub struct Guard {
     pub has_code: &'static Statement,
     /// Whether the role of oid $1, or that of the session, is a superuser or may become one: a boolean.
     pub may_be_superuser: &'static Statement,
+    /// The tables that a deletion from the table of oid $1 may reach: the oid, a bigint, and whether the table belongs to an
+    /// ordinary role other than the owner of $1.
+    pub reached: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
     /// The error for code of an ordinary owner's in the session of a superuser.
@@ -135,19 +140,22 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
     }
 }
 
-/// Runs `work`, a statement on table `relation`, unless the code on the table is not to run in this session: since the session
+/// Runs `work`, a statement on table `relation` that `writes` or reads, unless the code on the table is not to run in this session: since the session
 /// has a temporary object that the code may take for its own, or since the code is an ordinary owner's, and whoever calls may be
 /// a superuser. Code that a superuser has run can leave more behind than can be looked for.
 ///
 /// # Safety
 /// Acting as the owner. An error leaves by longjmp.
-pub(super) unsafe fn guarded<R>(relation: Oid, roles: Roles, work: impl FnOnce() -> R) -> R {
+pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work: impl FnOnce() -> R) -> R {
     let Some(guard) = GUARD.get() else { return work() };
     // Against whoever owns the table: with this lock no other session hangs code on it. A standby has no such lock.
     let lock =
         if in_recovery() { pg_sys::AccessShareLock } else { pg_sys::ShareUpdateExclusiveLock } as pg_sys::LOCKMODE;
     // SAFETY: by the caller's promise.
     unsafe {
+        if writes && is_referred_to(relation) {
+            refuse_referring_table(guard, relation);
+        }
         if has_temporary_object_of_another(roles.owner) && guard.has_code.asks(relation) {
             refuse(|guard| guard.temporary_object);
         }
@@ -164,19 +172,29 @@ pub(super) unsafe fn guarded<R>(relation: Oid, roles: Roles, work: impl FnOnce()
     }
 }
 
-/// Raises an error if a table with a foreign key to table `relation` belongs to an ordinary role other than `owner`. Its
-/// triggers run with the owner's rights when a row is deleted here, and before PostgreSQL 18 deferred ones too.
+/// Raises an error if a deletion from table `relation` may reach a table of an ordinary role other than the owner, by foreign
+/// keys. The triggers there run with the owner's rights, and before PostgreSQL 18 deferred ones too.
 ///
 /// # Safety
 /// As of [`guarded`].
-pub(super) unsafe fn refuse_referring_table(relation: Oid, owner: Oid) -> Result<(), TableChanged> {
-    // SAFETY: by the caller's promise.
+unsafe fn refuse_referring_table(guard: &Guard, relation: Oid) {
+    let mut is_of_another = false;
+    let mut visit = |row: &Tuple<'_>| {
+        // The mode of a deletion. With it no other table comes to refer to this one while the statement waits for a row.
+        let oid = Oid::from(row.get::<Int8>(1).unwrap_or_default() as u32);
+        // SAFETY: within a transaction.
+        unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
+        is_of_another |= row.get::<Boolean>(2) == Some(true);
+    };
+    // SAFETY: by the caller's promise. The second look sees what the first did not lock in time.
     unsafe {
-        if has_referrer_of_another(relation, owner)? {
+        for _ in 0..2 {
+            guard.reached.execute(&[Some(relation.into())], &mut visit);
+        }
+        if is_of_another {
             refuse(|guard| guard.referring_table);
         }
     }
-    Ok(())
 }
 
 /// The catalog pg_depend, which pgrx has no bindings of: its oid, that of its index on what is depended on, and its first

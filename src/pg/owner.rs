@@ -8,7 +8,7 @@ use std::ffi::{CStr, c_int};
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::guard::{ACTING_AS_OWNER, refuse_referring_table};
+use super::guard::ACTING_AS_OWNER;
 use super::lock::lock_and_get_owner;
 use super::relation::TableChanged;
 
@@ -41,9 +41,6 @@ pub(super) unsafe fn as_owner<R>(
     // SAFETY: by the caller's promise.
     unsafe {
         let owner = lock_and_get_owner(relation, lock)?;
-        if lock == pg_sys::RowExclusiveLock as pg_sys::LOCKMODE {
-            refuse_referring_table(relation, owner)?;
-        }
         Ok(as_user(owner, work))
     }
 }
@@ -76,12 +73,11 @@ unsafe fn as_user<R>(owner: Oid, work: impl FnOnce(Roles) -> R) -> R {
 }
 
 /// Acts as the owner of `relation` until the user is set again or the transaction is rolled back. What runs meanwhile cannot
-/// go back. For background workers. An error leaves by longjmp.
+/// go back. For background workers.
 pub fn become_owner(relation: Oid) -> Result<(), TableChanged> {
     // SAFETY: within a transaction.
     unsafe {
         let owner = lock_and_get_owner(relation, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)?;
-        refuse_referring_table(relation, owner)?;
         pg_sys::SetUserIdAndSecContext(owner, pg_sys::SECURITY_LOCAL_USERID_CHANGE as c_int);
     }
     Ok(())

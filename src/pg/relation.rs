@@ -165,19 +165,14 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
     })
 }
 
-/// Whether a table with a foreign key to table `relation` belongs to an ordinary role other than `owner`.
-pub(super) fn has_referrer_of_another(relation: Oid, owner: Oid) -> Result<bool, TableChanged> {
-    let owner_of = |class: &pg_sys::FormData_pg_class| class.relowner;
-    // SAFETY: catalog lookups by oid. A foreign key has triggers of its own on both tables, one of them on deletion here.
-    of_table(relation, |table| unsafe {
-        let is_of_another = |trigger: &pg_sys::Trigger| {
-            trigger.tgisinternal
-                && i32::from(trigger.tgtype) & pg_sys::TRIGGER_TYPE_DELETE as i32 != 0
-                && of_catalog(pg_sys::SysCacheIdentifier::RELOID, trigger.tgconstrrelid, owner_of)
-                    .is_some_and(|by| by != owner && !pg_sys::superuser_arg(by))
-        };
-        triggers(table).iter().any(is_of_another)
-    })
+/// Whether a table has a foreign key to table `relation`.
+pub(super) fn is_referred_to(relation: Oid) -> bool {
+    // A foreign key has triggers of its own on both tables, one of them on deletion here.
+    let of_key = |trigger: &pg_sys::Trigger| {
+        trigger.tgisinternal && i32::from(trigger.tgtype) & pg_sys::TRIGGER_TYPE_DELETE as i32 != 0
+    };
+    // SAFETY: the table is open.
+    of_table(relation, |table| unsafe { triggers(table).iter().any(of_key) }).unwrap_or(false)
 }
 
 /// # Safety

@@ -61,8 +61,11 @@ impl Statement {
     ) -> Result<u64, TableChanged> {
         // SAFETY: within a transaction. The frames up to PostgreSQL's own no destructor.
         unsafe {
+            let writes = self.lock == pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
             as_owner(relation, self.lock, |roles| {
-                guarded(relation, roles, || naming_only(self.sql, relation, || self.execute(parameters, &mut visit)))
+                guarded(relation, writes, roles, || {
+                    naming_only(self.sql, relation, || self.execute(parameters, &mut visit))
+                })
             })
         }
     }
@@ -82,7 +85,7 @@ impl Statement {
 
     /// # Safety
     /// The parameters are of the declared types. An error leaves by longjmp.
-    unsafe fn execute(&self, parameters: &[Option<Datum>], visit: &mut impl FnMut(&Tuple<'_>)) -> u64 {
+    pub(super) unsafe fn execute(&self, parameters: &[Option<Datum>], visit: &mut impl FnMut(&Tuple<'_>)) -> u64 {
         let (mut values, nulls) = split(parameters);
         let nulls = nulls.map(|null| if null { b'n' } else { b' ' } as c_char);
         // SAFETY: by the caller's promise. After an error PostgreSQL unwinds SPI's stack.

@@ -61,3 +61,21 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
                    WHERE r.rolsuper AND (pg_has_role($1, r.oid, 'MEMBER') OR pg_has_role(session_user, r.oid, 'MEMBER')))",
     &[OID],
 );
+
+/// The tables that a deletion from the table of oid $1 may reach by foreign keys, with their partitions: the oid, and whether the
+/// table belongs to an ordinary role other than the owner of $1. Other triggers than those of foreign keys are not followed.
+pub static REACHED: Statement = Statement::reading(
+    c"
+    WITH RECURSIVE reached (oid) AS (
+        SELECT $1
+        UNION
+        SELECT next.oid FROM reached CROSS JOIN LATERAL (
+            SELECT c.conrelid FROM pg_constraint AS c WHERE c.contype = 'f' AND c.confrelid = reached.oid
+            UNION ALL SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = reached.oid
+        ) AS next (oid)
+    )
+    SELECT c.oid::bigint, c.relowner <> t.relowner AND NOT r.rolsuper
+    FROM pg_class AS t, reached JOIN pg_class AS c ON c.oid = reached.oid JOIN pg_roles AS r ON r.oid = c.relowner
+    WHERE t.oid = $1",
+    &[OID],
+);

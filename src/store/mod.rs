@@ -102,6 +102,7 @@ pub fn watch() {
     pg::guard_owner(Guard {
         has_code: &code::HAS_CODE,
         may_be_superuser: &code::MAY_BE_SUPERUSER,
+        reached: &code::REACHED,
         temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
         owners_code: || Error::from(Kind::OwnersCode).into_report(),
         referring_table: || Error::from(Kind::ReferringTable).into_report(),

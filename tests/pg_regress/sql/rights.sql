@@ -653,6 +653,22 @@ SELECT public.temptoken_delete_by_scope('files');
 SELECT count(*) > 0 AS there FROM temptoken.temp_tokens;
 ALTER TABLE regress_app.session OWNER TO postgres;
 SELECT public.temptoken_delete_by_scope('files') > 0 AS deleted;
+-- Nor by a table that refers to a table of the administrator's that refers to tokens, nor as a partition of such a table.
+DROP TABLE regress_app.session;
+CREATE TABLE public.regress_session (token uuid PRIMARY KEY REFERENCES temptoken.temp_tokens ON DELETE CASCADE);
+GRANT REFERENCES ON public.regress_session TO regress_issuer;
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+SET SESSION AUTHORIZATION regress_issuer;
+CREATE TABLE regress_app.session (token uuid REFERENCES public.regress_session ON DELETE CASCADE);
+RESET SESSION AUTHORIZATION;
+SELECT public.temptoken_delete_by_scope('files');
+DROP TABLE regress_app.session, public.regress_session;
+CREATE TABLE public.regress_session (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE, n integer) PARTITION BY LIST (n);
+CREATE TABLE regress_app.session PARTITION OF public.regress_session FOR VALUES IN (1);
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+ALTER TABLE regress_app.session OWNER TO regress_issuer;
+SELECT public.temptoken_delete_by_scope('files');
+DROP TABLE public.regress_session;
 -- A table of theirs that tokens refer to is no such table.
 SET SESSION AUTHORIZATION regress_issuer;
 CREATE TABLE regress_app.file (name text PRIMARY KEY);
