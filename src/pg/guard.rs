@@ -140,17 +140,14 @@ unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
     }
 }
 
-/// Runs `work`, a statement on table `relation` that `writes` or reads, unless the code on the table is not to run in this session: since the session
-/// has a temporary object that the code may take for its own, or since the code is an ordinary owner's, and whoever calls may be
-/// a superuser. Code that a superuser has run can leave more behind than can be looked for.
+/// Runs `work`, a statement on table `relation` that `writes` or reads, unless the code on the table is not to run in this
+/// session: since the session has a temporary object that the code may take for its own, or since the code is an ordinary
+/// owner's, and whoever calls may be a superuser. Code that a superuser has run can leave more behind than can be looked for.
 ///
 /// # Safety
 /// Acting as the owner. An error leaves by longjmp.
 pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work: impl FnOnce() -> R) -> R {
     let Some(guard) = GUARD.get() else { return work() };
-    // Against whoever owns the table: with this lock no other session hangs code on it. A standby has no such lock.
-    let lock =
-        if in_recovery() { pg_sys::AccessShareLock } else { pg_sys::ShareUpdateExclusiveLock } as pg_sys::LOCKMODE;
     // SAFETY: by the caller's promise.
     unsafe {
         if writes && is_referred_to(relation) {
@@ -162,6 +159,9 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
         if !(roles.are_apart() && guard.may_be_superuser.asks(roles.caller)) {
             return work();
         }
+        // Against whoever owns the table: with this lock no other session hangs code on it. A standby has no such lock.
+        let lock =
+            if in_recovery() { pg_sys::AccessShareLock } else { pg_sys::ShareUpdateExclusiveLock } as pg_sys::LOCKMODE;
         pg_sys::LockRelationOid(relation, lock);
         if guard.has_code.asks(relation) {
             refuse(|guard| guard.owners_code);
