@@ -11,6 +11,10 @@ use crate::store::{scopes, tokens};
 use crate::token::{Prefix, Token};
 use crate::values::{Span, TextArray};
 
+/// The most bytes of a token's metadata, as a jsonb value. Whatever a token's issuer passes, a trigger can copy it, cast it
+/// and write it to a log.
+const METADATA_MAX: usize = 65_536;
+
 /// What every token of one call shares. NULL is `None`.
 pub struct Request<'call> {
     pub scope: Option<&'call [u8]>,
@@ -22,7 +26,7 @@ pub struct Request<'call> {
 }
 
 impl<'call> Request<'call> {
-    /// Judges the scope, then the TTL, then every resource id, then the uses.
+    /// Judges the scope, then the TTL, then every resource id, then the uses, then the metadata.
     fn admit(&self, call: &Call<'call>, resource_ids: &[Option<&[u8]>]) -> Result<tokens::Mint<'call>, Error> {
         let (now, name) = (pg::now(), self.scope.unwrap_or_default());
         let judge = |scope: &Scope| -> Result<_, MintProblem> {
@@ -32,6 +36,10 @@ impl<'call> Request<'call> {
         };
         let judged = scopes::with(call, name, judge)?.ok_or_else(|| Error::scope_unknown(name))?;
         let (expires_at_ms, uses_left) = judged.map_err(|problem| Error::mint(problem, name))?;
+        let size = self.metadata.map_or(0, pg::size);
+        if size > METADATA_MAX {
+            return Err(Error::metadata_too_large(size, METADATA_MAX));
+        }
         Ok(tokens::Mint { scope: name, created_at: now, expires_at_ms, uses_left, metadata: self.metadata })
     }
 }

@@ -94,6 +94,12 @@ impl Error {
         }
     }
 
+    /// Mint: the metadata has more bytes than `most`.
+    pub fn metadata_too_large(size: usize, most: usize) -> Self {
+        let detail = format!("As jsonb it takes {size} bytes, and {most} are allowed.");
+        Self { detail, ..Kind::MetadataTooLarge.into() }
+    }
+
     /// A scope breaks a rule, whoever writes it.
     pub fn invalid_scope(scope: Option<&[u8]>, problem: &Problem) -> Self {
         let Problem::Rule(rule) = problem else { return Kind::OutOfMemory.into() };

@@ -66,6 +66,8 @@ table! {
          up to its first semicolon is neither empty nor . or .. (dots).";
     InvalidMaxUses: "invalid_parameter_value", b"22023", "max_uses must be positive",
         "Pass NULL for the scope's own limit, or a positive number that is not over it.";
+    MetadataTooLarge: "program_limit_exceeded", b"54000", "metadata is too large",
+        "Keep what is large in a table of your own, and its key in the metadata.";
     InvalidArray: "array_subscript_error", b"2202E", "resource_ids must be a one-dimensional array",
         "Pass ARRAY['id 1', 'id 2'].";
     RepeatedResourceId: "invalid_parameter_value", b"22023", "resource_ids names a resource id twice",

@@ -159,6 +159,12 @@ pub fn varlena(bytes: &[u8]) -> Datum {
     }
 }
 
+/// The bytes that a varlena takes without its header, uncompressed.
+pub fn size(value: Datum) -> usize {
+    // SAFETY: the callers pass varlenas.
+    unsafe { varlena_bytes(value).len() }
+}
+
 /// A copy of a varlena, which outlives the row that it was read from.
 pub fn keep_varlena(value: Datum) -> Datum {
     // SAFETY: the callers pass varlenas.

@@ -171,8 +171,8 @@ impl Scope {
         }
         self.parts()
             .skip(2)
-            .filter_map(split_route)
-            .any(|(known, template)| known.eq_ignore_ascii_case(method) && path_matches(template, resource_id, path))
+            .filter_map(|route| path_under(route, method))
+            .any(|template| path_matches(template, resource_id, path))
     }
 
     /// Whether a request with `method` spends a use of a limited token.
@@ -221,6 +221,12 @@ fn elements<'a>(array: Option<&TextArray<'a>>, what: &str) -> Result<&'a [Option
 fn split_route(route: &[u8]) -> Option<(&[u8], &[u8])> {
     let space = route.iter().position(|byte| *byte == b' ')?;
     Some((&route[..space], &route[space + 1..]))
+}
+
+/// The path of a route with this method. Routes have one space.
+fn path_under<'a>(route: &'a [u8], method: &[u8]) -> Option<&'a [u8]> {
+    let (known, rest) = route.split_at_checked(method.len())?;
+    if known.eq_ignore_ascii_case(method) { rest.strip_prefix(b" ") } else { None }
 }
 
 fn check_route(route: &[u8], placeholder: &[u8], number: usize) -> Result<(), Problem> {

@@ -249,7 +249,10 @@ pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
 #[derive(Clone, Copy)]
 pub struct Sweep {
     before: i64,
-    after: TokenId,
+    /// Where the walk is: behind this token.
+    pub after: TokenId,
+    /// How many tokens the next step leaves before it removes any.
+    pub skip: u64,
 }
 
 /// What one step of a [`Sweep`] has done.
@@ -263,13 +266,19 @@ pub struct Step {
 impl Sweep {
     /// A walk over the tokens with `expires_at <= before` (Unix microseconds), from the earliest.
     pub fn new(before: i64) -> Self {
-        Self { before, after: TokenId::nil() }
+        Self { before, after: TokenId::nil(), skip: 0 }
     }
 
     /// Removes the next tokens, at most `limit`. Tokens that others have locked are skipped.
     pub fn step(&mut self, limit: u64) -> Result<Step, Error> {
         // From here on no trigger can be added, and no column changed.
         let relation = TEMP_TOKENS.lock_for_writing()?;
+        if self.skip > 0 {
+            match self.next(relation, self.skip)? {
+                Some(id) => (self.after, self.skip) = (id, 0),
+                None => return Ok(Step { removed: 0, is_last: true }),
+            }
+        }
         if pg::rows_of(relation) == Rows::InShards {
             self.step_over_shards(relation, limit)
         } else if pg::deletes_plainly(relation)? {
@@ -339,26 +348,37 @@ impl Sweep {
 
     /// In statements that Citus can run: it locks no row on all shards, and skips none that is locked.
     fn step_over_shards(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
-        static SELECT: Statement = Statement::reading(
-            c"SELECT id FROM temptoken.temp_tokens
-              WHERE id > $1 AND id <= $2 AND expires_at <= $3 ORDER BY id LIMIT 1 OFFSET $4",
-            &[Uuid::OID, Uuid::OID, Timestamptz::OID, Int8::OID],
-        );
         static DELETE: Statement = Statement::new(
             c"DELETE FROM temptoken.temp_tokens WHERE id > $1 AND id <= $2 AND expires_at <= $3",
             &[Uuid::OID, Uuid::OID, Timestamptz::OID],
         );
         let range = self.range();
-        let (after, before) = (Some(pg::uuid(&range.after)), Some(pg::timestamptz(self.before)));
-        let skipped = Some(Datum::from(limit as i64 - 1));
-        let mut last = None;
-        SELECT.run_for_rows(relation, &[after, Some(pg::uuid(&range.to)), before, skipped], |row| {
-            last = row.get::<Uuid>(1);
-        })?;
-        let to = last.unwrap_or(range.to);
-        let removed = DELETE.run(relation, &[after, Some(pg::uuid(&to)), before])?;
-        self.after = TokenId::from_bytes(to);
+        let last = self.next(relation, limit)?;
+        let to = last.unwrap_or(TokenId::from_bytes(range.to));
+        let parameters =
+            [Some(pg::uuid(&range.after)), Some(pg::uuid(to.as_bytes())), Some(pg::timestamptz(self.before))];
+        let removed = DELETE.run(relation, &parameters)?;
+        self.after = to;
         Ok(Step { removed, is_last: last.is_none() })
+    }
+
+    /// The last of the next `count` tokens, if there are as many.
+    fn next(&self, relation: Oid, count: u64) -> Result<Option<TokenId>, Error> {
+        static SELECT: Statement = Statement::reading(
+            c"SELECT id FROM temptoken.temp_tokens
+              WHERE id > $1 AND id <= $2 AND expires_at <= $3 ORDER BY id LIMIT 1 OFFSET $4",
+            &[Uuid::OID, Uuid::OID, Timestamptz::OID, Int8::OID],
+        );
+        let range = self.range();
+        let parameters = [
+            Some(pg::uuid(&range.after)),
+            Some(pg::uuid(&range.to)),
+            Some(pg::timestamptz(self.before)),
+            Some(Datum::from(count as i64 - 1)),
+        ];
+        let mut last = None;
+        SELECT.run_for_rows(relation, &parameters, |row| last = row.get::<Uuid>(1).map(TokenId::from_bytes))?;
+        Ok(last)
     }
 }
 

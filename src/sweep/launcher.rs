@@ -163,7 +163,7 @@ fn run_worker(database: &Database) -> bool {
             // The postmaster or the worker has logged why.
             false
         } else {
-            let is_new = place.end_overdue(now, message, batch_size);
+            let is_new = place.fail_batch(now, message, batch_size);
             place.worker = stuck.map_or(Worker::None, Worker::Running);
             is_new
         }

@@ -2,11 +2,20 @@
 //!
 //! Each database has a [`Place`] in the shared memory of `status`. docs/internals.md has a diagram of its states.
 
+use crate::token::TokenId;
+
 /// The most bytes that are kept of an error message.
 const ERROR_MAX: usize = 240;
 
-/// When a worker was ended, the next one removes this many times fewer rows at once.
+/// When a batch has failed, the next one has this many times fewer rows.
 const SHRINK: u64 = 10;
+
+/// So many rows in a row may fail before a sweep leaves more than one at a time.
+const ONE_BY_ONE: u32 = 8;
+
+/// After so many batches of one row that have failed one after the other, a sweep gives up. By then it has left more rows than
+/// any table has.
+const FAILURES_MAX: u32 = 40;
 
 const LOCKED: &str = "another session holds a lock on temptoken.temp_tokens";
 const CRASHED: &str = "the worker crashed, or the server did while it ran; this database is left alone for an interval";
@@ -55,6 +64,13 @@ pub struct Place {
     pub removed_in_total: u64,
     /// How many rows a transaction may remove here, when that is less than the setting; else 0.
     batch: u64,
+    /// Where the sweep is: behind this id, and behind as many rows, at which its last batches have failed.
+    after: TokenId,
+    skip: u64,
+    /// How many batches of one row have failed since one succeeded.
+    failures: u32,
+    /// The sweep has left rows that it could not remove.
+    has_left_rows: bool,
     /// The last sweep has failed.
     pub failing: bool,
     /// When the database was last found to have crashed.
@@ -65,7 +81,7 @@ pub struct Place {
 }
 
 impl Place {
-    // SAFETY: numbers, flags, and enums of which zero is the first variant.
+    // SAFETY: numbers, flags, an id, and enums of which zero is the first variant.
     pub const FREE: Self = unsafe { std::mem::zeroed() };
 
     /// Whether neither a worker nor a launcher of its own runs for this database.
@@ -96,14 +112,22 @@ impl Place {
         }
         if !self.paused {
             (self.last_start, self.removed) = (now, 0);
+            (self.after, self.skip, self.failures, self.has_left_rows) = (TokenId::nil(), 0, 0, false);
         }
         (self.worker, self.paused) = (Worker::Running(pid), false);
     }
 
-    /// The worker has committed the removal of `rows`. If that `was_fast`, the next batch may be twice as large.
-    pub fn count_removed(&mut self, rows: u64, was_fast: bool, batch_size: u64) {
+    /// Where the next batch begins: behind this id, and behind as many rows.
+    pub fn position(&self) -> (TokenId, u64) {
+        (self.after, self.skip)
+    }
+
+    /// The worker has committed the removal of `rows`, and is behind the id `after`. If that `was_fast`, the next batch may be
+    /// twice as large.
+    pub fn count_removed(&mut self, rows: u64, after: TokenId, was_fast: bool, batch_size: u64) {
         self.removed += rows;
         self.removed_in_total += rows;
+        (self.after, self.skip, self.failures) = (after, 0, 0);
         if was_fast {
             let doubled = self.batch.saturating_mul(2);
             self.batch = if doubled < batch_size { doubled } else { 0 };
@@ -115,10 +139,12 @@ impl Place {
         (self.worker, self.paused) = (Worker::None, true);
     }
 
-    /// The sweep has removed all that had expired.
+    /// The sweep is at its end. If it has left rows, it has failed.
     pub fn finish(&mut self, now: i64) {
-        (self.worker, self.locked, self.failing) = (Worker::None, false, false);
-        self.last_finish = now;
+        (self.worker, self.locked, self.failing) = (Worker::None, false, self.has_left_rows);
+        if !self.has_left_rows {
+            self.last_finish = now;
+        }
     }
 
     /// Another session has locked the table. From the second time in a row that is an error.
@@ -139,12 +165,24 @@ impl Place {
         is_new
     }
 
-    /// As [`Self::fail`]: the launcher has ended the worker because it took too long. Its last batch is rolled back. The next
-    /// worker tries a smaller one, in the same round unless the batch was one row.
-    pub fn end_overdue(&mut self, now: i64, error: &str, batch_size: u64) -> bool {
-        let (tried, is_new) = (self.batch(batch_size), self.fail(now, error));
+    /// A batch has failed, or the launcher has ended its worker because it took too long. It is rolled back. The next worker, in
+    /// the same round, tries a smaller one. A row that fails by itself is left, and after some more in a row ever more at once.
+    /// As [`Self::fail`], but of a sweep that leaves rows only the first error counts.
+    pub fn fail_batch(&mut self, now: i64, error: &str, batch_size: u64) -> bool {
+        if !matches!(self.worker, Worker::Running(_)) {
+            return self.fail(now, error);
+        }
+        let is_new = !self.has_left_rows && self.fail(now, error);
+        let tried = self.batch(batch_size);
         self.batch = (tried / SHRINK).max(1);
-        self.paused = tried > 1;
+        if tried == 1 {
+            // By the clock, which is as good as chance here: no row is left by every sweep because of those before it.
+            let more = now.unsigned_abs() % (1 << self.failures.saturating_sub(ONE_BY_ONE));
+            self.skip = self.skip.saturating_add(1 + more);
+            self.failures += 1;
+            self.has_left_rows = true;
+        }
+        (self.worker, self.paused, self.last_error_at) = (Worker::None, self.failures < FAILURES_MAX, now);
         is_new
     }
 

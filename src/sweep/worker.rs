@@ -103,9 +103,11 @@ fn finish(database: &str) {
     }
 }
 
-/// Records that the sweep has failed, and logs it unless the sweep before failed in the same way.
+/// Records that a batch or the whole sweep has failed, and logs it unless the sweep before failed in the same way.
 fn fail(database: &str, error: &ErrorReportWithLevel) {
-    let is_new = status::change(pg::database_oid(), |place| place.fail(pg::now(), error.message()));
+    let is_new = status::change(pg::database_oid(), |place| {
+        place.fail_batch(pg::now(), error.message(), settings::sweep_batch_size())
+    });
     if is_new != Some(false) {
         log_failure(database, error.sql_error_code(), error.message(), error.detail());
     }
@@ -117,7 +119,6 @@ fn turn() -> End {
     let mut sweep = tokens::Sweep::new(pg::now());
     loop {
         let (begun, batch_size) = (Instant::now(), settings::sweep_batch_size());
-        let limit = status::of(pg::database_oid()).map_or(batch_size, |place| place.batch(batch_size));
         let end = in_transaction(|| match store::lock_to_sweep() {
             Lock::Absent => Ok(Err(End::Absent)),
             Lock::Held => {
@@ -125,7 +126,11 @@ fn turn() -> End {
                 Ok(Err(End::Locked))
             }
             Lock::Taken(table) => {
-                begin();
+                let mut limit = batch_size;
+                if let Some(place) = begin() {
+                    (sweep.after, sweep.skip) = place.position();
+                    limit = place.batch(batch_size);
+                }
                 // Until the end of the transaction: deferred triggers run at commit, and are to have the rights of the
                 // table's owner, not those of this process.
                 match pg::become_owner(table) {
@@ -139,7 +144,7 @@ fn turn() -> End {
             Err(end) => return end,
         };
         let is_told_to_stop = status::change(pg::database_oid(), |place| {
-            place.count_removed(step.removed, begun.elapsed() < FAST, batch_size);
+            place.count_removed(step.removed, sweep.after, begun.elapsed() < FAST, batch_size);
             place.by_hand == ByHand::Stopping
         });
         heed_signals();
@@ -153,8 +158,11 @@ fn turn() -> End {
 }
 
 /// Records that this process sweeps the database.
-fn begin() {
-    status::change(pg::database_oid(), |place| place.begin(pg::pid(), pg::now()));
+fn begin() -> Option<Place> {
+    status::change(pg::database_oid(), |place| {
+        place.begin(pg::pid(), pg::now());
+        *place
+    })
 }
 
 /// Runs `work` in a transaction of its own. The transaction shows in pg_stat_activity, and the rows that it removes in the

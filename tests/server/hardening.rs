@@ -138,8 +138,8 @@ fn a_backend_without_memory_says_so_and_the_server_goes_on() {
             "CREATE TABLE large AS SELECT 'big' AS name,
                  (SELECT string_agg('tt_' || md5(i::text) || md5('a' || i) || md5('b' || i), ' ')
                   FROM generate_series(1, 200000) AS i) AS tokens;
-             CREATE TABLE minted AS SELECT temptoken_mint('report', 'x', '1 hour',
-                 metadata => jsonb_build_object('x', repeat('x', 50000000))) AS token",
+             CREATE TABLE minted AS SELECT temptoken_mint('report', 'x', '1 hour') AS token;
+             UPDATE temptoken.temp_tokens SET metadata = jsonb_build_object('x', repeat('x', 50000000))",
         )
         .unwrap();
     let calls = [
@@ -159,6 +159,7 @@ fn a_backend_without_memory_says_so_and_the_server_goes_on() {
         "SELECT temptoken_register_scope('many', ARRAY(SELECT 'GET /' || repeat('x', 4000) || i FROM generate_series(1, 1000) AS i), '1 hour', replace => true)",
         "SELECT temptoken_register_scope('many', array_fill('GET /'::text, ARRAY[1000000]), '1 hour', replace => true)",
         "SELECT temptoken_mint('report', repeat('x', 30000000), '1 hour')",
+        "SELECT temptoken_mint('report', 'x', '1 hour', jsonb_build_object('x', repeat('x', 30000000)))",
         "SELECT (temptoken_try_validate(repeat('x', 30000000), repeat('x', 30000000), repeat('x', 30000000))).status",
         "SELECT temptoken_delete_by_resource_id(repeat('x', 30000000), repeat('x', 30000000))",
         "SELECT temptoken_delete_by_scope('report' || repeat('x', 30000000))",

@@ -175,8 +175,7 @@ fn tokens_that_a_trigger_keeps_hold_up_no_others() {
     wait_until("all have expired", || {
         text(&mut client, "SELECT bool_and(expires_at < now()) FROM temptoken.temp_tokens") == "t"
     });
-    let launcher = wait_for("the launcher runs", || value(&mut client, LAUNCHER));
-    text(&mut client, &format!("SELECT pg_terminate_backend({launcher})"));
+    begin_round(&mut client);
     wait_until("those that are not kept are swept", || has_tokens(&mut client, 4));
     assert_eq!(text(&mut client, "SELECT temptoken_delete_expired()"), "0");
 }
@@ -188,11 +187,146 @@ fn a_batch_that_is_too_large_for_a_slow_trigger_shrinks() {
     text(&mut client, REGISTER);
     slow_down(&mut client, 0.02);
     mint(&mut client, 300, "1 millisecond");
-    // Every launcher begins with a round.
-    let launcher = wait_for("the launcher runs", || value(&mut client, LAUNCHER));
-    text(&mut client, &format!("SELECT pg_terminate_backend({launcher})"));
+    begin_round(&mut client);
     wait_until("all are swept, in one round", || has_tokens(&mut client, 0));
     wait_until("that is known", || holds(&mut client, "last_finish > last_error_at AND rows_removed_in_total = 300"));
+}
+
+/// Has the launcher begin a round, as it does whenever it starts.
+fn begin_round(client: &mut Client) {
+    let launcher = wait_for("the launcher runs", || value(client, LAUNCHER));
+    text(client, &format!("SELECT pg_terminate_backend({launcher})"));
+}
+
+/// The same, and waits until this database's sweep is over.
+fn do_round(client: &mut Client) {
+    wait_until("no round is going on", || holds(client, "worker = 'waiting'"));
+    let started = value(client, "SELECT last_start FROM temptoken_sweep_status()").unwrap_or("-infinity".into());
+    begin_round(client);
+    wait_until("a sweep is over", || {
+        holds(client, &format!("last_start > '{started}' AND worker = 'waiting' AND next_start > now() + '1 minute'"))
+    });
+}
+
+/// Mints tokens that have expired by now, and four that end first, in the middle and last, with `{"user": "none"}`.
+fn mint_around_poison(client: &mut Client, count: u32) {
+    for (many, ttl) in [(true, 200), (false, 100), (false, 101), (false, 250), (true, 300), (false, 350)] {
+        let call = if many { "temptoken_mint_many" } else { "temptoken_mint" };
+        let ids =
+            if many { format!("ARRAY(SELECT i::text FROM generate_series(1, {count}) AS i)") } else { "'x'".into() };
+        let user = if many { "7" } else { "none" };
+        let metadata = format!(r#"{{"user": "{user}"}}"#);
+        text(client, &format!("SELECT count(*) FROM {call}('files', {ids}, '{ttl} milliseconds', '{metadata}')"));
+    }
+    wait_until("all have expired", || {
+        text(client, "SELECT bool_and(expires_at < clock_timestamp()) FROM temptoken.temp_tokens") == "t"
+    });
+}
+
+/// A trigger that fails for what the row holds; a deferred one; a row that another table refers to.
+#[test]
+fn rows_that_cannot_be_removed_hold_up_no_others() {
+    const CAST: &str = "CREATE FUNCTION log_user() RETURNS trigger LANGUAGE plpgsql AS $$
+                        BEGIN PERFORM (OLD.metadata->>'user')::integer; RETURN NULL; END $$";
+    const NO_INTEGER: &str = "invalid input syntax for type integer%";
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut databases = [
+        (
+            "at_once",
+            format!(
+                "{CAST}; CREATE TRIGGER log_user AFTER DELETE ON temptoken.temp_tokens
+                 FOR EACH ROW EXECUTE FUNCTION log_user()"
+            ),
+            "DROP TRIGGER log_user ON temptoken.temp_tokens",
+            NO_INTEGER,
+        ),
+        (
+            "at_commit",
+            format!(
+                "{CAST}; CREATE CONSTRAINT TRIGGER log_user AFTER DELETE ON temptoken.temp_tokens
+                 DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION log_user()"
+            ),
+            "DROP TRIGGER log_user ON temptoken.temp_tokens",
+            NO_INTEGER,
+        ),
+        (
+            "referred_to",
+            "CREATE TABLE logins (token_id uuid REFERENCES temptoken.temp_tokens);
+             INSERT INTO logins SELECT id FROM temptoken.temp_tokens WHERE metadata->>'user' = 'none'"
+                .to_owned(),
+            "DROP TABLE logins",
+            "update or delete on table \"temp_tokens\" violates%foreign key%",
+        ),
+    ]
+    .map(|(database, code, end, error)| {
+        let mut client = create(&cluster, database);
+        mint_around_poison(&mut client, 500);
+        client.batch_execute(&code).unwrap();
+        (database, client, end, error)
+    });
+    for _ in 0..2 {
+        do_round(&mut databases[0].1);
+        for (database, client, _, error) in &mut databases {
+            let left = "SELECT count(*) || ', ' || bool_and(metadata->>'user' = 'none') FROM temptoken.temp_tokens";
+            assert_eq!(text(client, left), "4, true", "{database}");
+            let is_known = "last_finish IS NULL AND last_error_at > last_start AND rows_waiting = 4";
+            assert!(holds(client, &format!("{is_known} AND last_error LIKE '{error}'")), "{database}");
+        }
+    }
+    for (database, client, end, _) in &mut databases {
+        let log = cluster.log();
+        assert_eq!(log.matches(&format!("sweeping database \"{database}\" failed")).count(), 1, "{log}");
+        client.batch_execute(end).unwrap();
+    }
+    do_round(&mut databases[0].1);
+    for (database, client, ..) in &mut databases {
+        assert!(has_tokens(client, 0), "{database}");
+        assert!(holds(client, "last_finish > last_error_at AND rows_waiting = 0"), "{database}");
+    }
+}
+
+#[test]
+fn a_row_whose_removal_hangs_holds_up_no_others() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h", "temptoken.sweep_batch_size = 1"]);
+    let mut client = create(&cluster, "hangs");
+    mint_around_poison(&mut client, 20);
+    client
+        .batch_execute(
+            "CREATE FUNCTION hang() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 PERFORM pg_sleep(600) WHERE OLD.metadata->>'user' = 'none';
+                 RETURN OLD;
+             END $$;
+             CREATE TRIGGER hang BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION hang()",
+        )
+        .unwrap();
+    do_round(&mut client);
+    assert!(has_tokens(&mut client, 4));
+    assert!(holds(&mut client, "last_finish IS NULL AND last_error LIKE 'the worker was ended after 4 s%'"));
+}
+
+/// Each try takes a transaction id, so there are few.
+#[test]
+fn a_trigger_that_always_fails_is_tried_a_few_times() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = create(&cluster, "broken");
+    // What nextval counts is not rolled back.
+    client
+        .batch_execute(
+            "CREATE SEQUENCE tries;
+             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN PERFORM nextval('public.tries'); RAISE 'broken'; END $$;
+             CREATE TRIGGER fail AFTER DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION fail()",
+        )
+        .unwrap();
+    mint(&mut client, 20_000, "1 millisecond");
+    do_round(&mut client);
+    let tries: u32 = text(&mut client, "SELECT last_value FROM tries").parse().unwrap();
+    assert!((10..50).contains(&tries), "{tries} tries");
+    assert!(has_tokens(&mut client, 20_000));
+    assert!(holds(&mut client, "last_error = 'broken' AND last_finish IS NULL"));
+    let log = cluster.log();
+    assert_eq!(log.matches("sweeping database \"broken\" failed").count(), 1, "{log}");
 }
 
 /// The database of a launcher that ends while its worker hangs.
