@@ -256,6 +256,8 @@ fn delete_expired(_call: &Call<'_>, (before,): (Option<i64>,)) -> Answer {
     const BATCH: u64 = 10_000;
     pg::require_writable(c"temptoken_delete_expired()");
     let Some(before) = before else { return count(Ok(0)) };
+    // With a time to come, tokens that work are among those deleted.
+    pg::commit_durably();
     let mut sweep = tokens::Sweep::new(before);
     let mut removed = 0;
     loop {

@@ -118,14 +118,11 @@ impl Statement {
         Ok(found)
     }
 
-    /// As [`Self::run`]. If any row was changed, the commit waits for its WAL whatever
-    /// synchronous_commit says, so that no crash undoes it.
+    /// As [`Self::run`]. The commit waits for its WAL whatever synchronous_commit says, so that no crash undoes it; also where
+    /// the statement counts no row, since a rule of the owner's may have done something else.
     pub fn run_durably(&self, relation: Oid, parameters: &[Option<Datum>]) -> Result<u64, TableChanged> {
-        let rows = self.run(relation, parameters)?;
-        if rows > 0 {
-            commit_durably();
-        }
-        Ok(rows)
+        commit_durably();
+        self.run(relation, parameters)
     }
 
     /// # Safety

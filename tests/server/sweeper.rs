@@ -178,7 +178,7 @@ fn what_a_row_has_outside_the_table_goes_with_it() {
     let mut client = cluster.connect("postgres");
     text(&mut client, REGISTER);
     // Large and random, so that it is not compressed into the row.
-    let metadata = "(SELECT jsonb_agg(random()) FROM generate_series(1, 5000))";
+    let metadata = "(SELECT jsonb_agg(random()) FROM generate_series(1, 2000))";
     text(&mut client, &format!("SELECT temptoken_mint('files', '42', '2 seconds', {metadata})"));
     let toast =
         text(&mut client, "SELECT reltoastrelid::regclass FROM pg_class WHERE oid = 'temptoken.temp_tokens'::regclass");
