@@ -64,7 +64,7 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean) IS
 'Mints a token and returns it, the only time that it can be seen.
-scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding, which up to the first semicolon are neither empty nor . or .. (dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation; at most 65536 bytes as jsonb. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works; whoever else replaces them waits until this transaction ends.
+scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding, which up to the first semicolon are neither empty nor . or .. (dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation; at most 65536 bytes as a text. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works; whoever else replaces them waits until this transaction ends.
 Errors: TT003 scope_unknown; TT005 ttl_exceeds_max; TT012 invalid_resource_id; 22023 max_uses not positive or over the scope''s; 54000 metadata of more bytes; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_mint_many(
@@ -190,7 +190,8 @@ AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger() IS
 'Trigger for a table of the application, AFTER DELETE OR UPDATE FOR EACH ROW: deletes the tokens of the row''s resource in the same transaction.
 Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint, and not a virtual generated one. The value before the change counts; NULL deletes nothing. TRUNCATE fires no row trigger: call temptoken_delete_by_scope() with it. An UPDATE that moves a row to another partition fires the trigger for DELETE.
-Errors: 39P01 when it is another kind of trigger; 22023 with other than two arguments; 42703 when the column does not fit.';
+The owner of the table needs the privilege that temptoken_grant(role, ''issue'') gives.
+Errors: 42501 when the owner of the table may not execute this function; 39P01 when it is another kind of trigger; 22023 with other than two arguments; 42703 when the column does not fit.';
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Identity

@@ -271,6 +271,9 @@ fn delete_expired(_call: &Call<'_>, (before,): (Option<i64>,)) -> Answer {
 
 fn delete_by_resource_id_trigger(call: &Call<'_>, (): ()) -> Answer {
     let trigger = call.trigger().ok_or(Kind::NoTrigger)?;
+    if !trigger.is_owner_allowed() {
+        return Err(Kind::TriggerPrivilege.into());
+    }
     let (scope, column) = trigger.two_arguments().ok_or(Kind::TriggerArguments)?;
     match trigger.old_value(column) {
         ColumnText::Unfit => return Err(Error::trigger_column(column.to_bytes())),

@@ -11,7 +11,7 @@ use crate::store::{scopes, tokens};
 use crate::token::{Prefix, Token};
 use crate::values::{Span, TextArray};
 
-/// The most bytes of a token's metadata, as a jsonb value. Whatever a token's issuer passes, a trigger can copy it, cast it
+/// The most bytes of a token's metadata, as a text. Whatever a token's issuer passes, a trigger can copy it, cast it
 /// and write it to a log.
 const METADATA_MAX: usize = 65_536;
 
@@ -36,7 +36,7 @@ impl<'call> Request<'call> {
         };
         let judged = scopes::with(call, name, judge)?.ok_or_else(|| Error::scope_unknown(name))?;
         let (expires_at_ms, uses_left) = judged.map_err(|problem| Error::mint(problem, name))?;
-        let size = self.metadata.map_or(0, pg::size);
+        let size = self.metadata.map_or(0, pg::jsonb_length);
         if size > METADATA_MAX {
             return Err(Error::metadata_too_large(size, METADATA_MAX));
         }

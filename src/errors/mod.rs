@@ -96,7 +96,7 @@ impl Error {
 
     /// Mint: the metadata has more bytes than `most`.
     pub fn metadata_too_large(size: usize, most: usize) -> Self {
-        let detail = format!("As jsonb it takes {size} bytes, and {most} are allowed.");
+        let detail = format!("As a text it takes {size} bytes, and {most} are allowed.");
         Self { detail, ..Kind::MetadataTooLarge.into() }
     }
 

@@ -84,7 +84,7 @@ table! {
         "the extension's tables have code of an owner who is no superuser, and this session may have a superuser's rights",
         "Call from a session of an ordinary role, or drop the triggers and the like, or give the tables to a superuser.";
     ReferringTable: "insufficient_privilege", b"42501",
-        "a table that refers to the extension's tables belongs to an ordinary role",
+        "a table that refers to the extension's tables, or is a partition of one, belongs to an ordinary role",
         "Drop its foreign key, or give it and the functions of its triggers to the owner of the extension's tables. They \
          run with that owner's rights when a token is deleted.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
@@ -94,6 +94,9 @@ table! {
     NoTrigger: "trigger_protocol_violated", b"39P01",
         "temptoken_delete_by_resource_id_trigger() is not called as a trigger that it can be",
         "Create it AFTER DELETE OR UPDATE, FOR EACH ROW.";
+    TriggerPrivilege: "insufficient_privilege", b"42501",
+        "the owner of the table may not execute temptoken_delete_by_resource_id_trigger()",
+        "Drop the trigger, or give that role the privilege: SELECT temptoken_grant('role', 'issue').";
     TriggerArguments: "invalid_parameter_value", b"22023",
         "temptoken_delete_by_resource_id_trigger() takes two arguments",
         "EXECUTE FUNCTION temptoken_delete_by_resource_id_trigger('scope', 'column')";

@@ -113,6 +113,12 @@ impl<'call> Call<'call> {
         unsafe { (*self.fcinfo).context }
     }
 
+    /// The function that is called.
+    pub(super) fn function(&self) -> Oid {
+        // SAFETY: fcinfo is valid for the call, and PostgreSQL calls a function of SQL with its description.
+        unsafe { (*(*self.fcinfo).flinfo).fn_oid }
+    }
+
     /// Returns a set of rows. `fill` calls its argument once a row.
     pub fn rows(&self, row_type: &RowType, fill: impl FnOnce(&mut dyn FnMut(&[Option<Datum>]))) {
         // SAFETY: SQL declares the function as returning a set, for which the executor passes a ReturnSetInfo. Both of its

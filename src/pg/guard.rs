@@ -18,7 +18,7 @@ use super::datum::{Boolean, Int8};
 use super::ffi;
 use super::lookup::Tuple;
 use super::owner::Roles;
-use super::relation::{is_referred_to, of_catalog};
+use super::relation::{of_catalog, reaches_others};
 use super::report::Report;
 use super::session::in_recovery;
 use super::statement::Statement;
@@ -33,14 +33,14 @@ pub struct Guard {
     pub has_code: &'static Statement,
     /// Whether the role of oid $1, or that of the session, is a superuser or may become one: a boolean.
     pub may_be_superuser: &'static Statement,
-    /// The tables that a deletion from the table of oid $1 may reach: the oid, a bigint, and whether the table belongs to an
-    /// ordinary role other than the owner of $1.
+    /// The tables that a deletion from the table of oid $1 may reach, its partitions too: the oid, a bigint, and whether the
+    /// table belongs to an ordinary role other than the owner of $1.
     pub reached: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
     /// The error for code of an ordinary owner's in the session of a superuser.
     pub owners_code: fn() -> Report,
-    /// The error for another role's table that refers to ours.
+    /// The error for another role's table that refers to ours, or is a partition of it.
     pub referring_table: fn() -> Report,
     /// The error for a name that leads to another table.
     pub other_table: fn() -> Report,
@@ -150,7 +150,7 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
     let Some(guard) = GUARD.get() else { return work() };
     // SAFETY: by the caller's promise.
     unsafe {
-        if writes && is_referred_to(relation) {
+        if writes && reaches_others(relation) {
             refuse_referring_table(guard, relation);
         }
         if has_temporary_object_of_another(roles.owner) && guard.has_code.asks(relation) {
@@ -173,7 +173,7 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
 }
 
 /// Raises an error if a deletion from table `relation` may reach a table of an ordinary role other than the owner, by foreign
-/// keys. The triggers there run with the owner's rights, and before PostgreSQL 18 deferred ones too.
+/// keys and partitions. The triggers there run with the owner's rights, and before PostgreSQL 18 deferred ones too.
 ///
 /// # Safety
 /// As of [`guarded`].

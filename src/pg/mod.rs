@@ -46,7 +46,7 @@ pub(crate) use call::{row_type, sql_functions};
 pub use collections::{ElementType, Set, StepMemory, array, json_field, jsonb, list};
 pub use datum::{
     Boolean, Bytea, Bytes, Int4, Int8, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid, from_boxed,
-    from_utf8, keep_varlena, size, timestamptz, to_boxed, try_varlena, uuid, varlena,
+    from_utf8, jsonb_length, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
 };
 pub use guard::{Guard, guard_owner};
 pub use lock::{lock_for_writing, lock_for_writing_without_waiting, lock_name, lock_row_to_update};

@@ -165,14 +165,16 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
     })
 }
 
-/// Whether a table has a foreign key to table `relation`.
-pub(super) fn is_referred_to(relation: Oid) -> bool {
+/// Whether a deletion from table `relation` may reach other tables: a foreign key leads to it, or it has partitions or child
+/// tables, to which one may lead.
+pub(super) fn reaches_others(relation: Oid) -> bool {
     // A foreign key has triggers of its own on both tables, one of them on deletion here.
     let of_key = |trigger: &pg_sys::Trigger| {
         trigger.tgisinternal && i32::from(trigger.tgtype) & pg_sys::TRIGGER_TYPE_DELETE as i32 != 0
     };
     // SAFETY: the table is open.
-    of_table(relation, |table| unsafe { triggers(table).iter().any(of_key) }).unwrap_or(false)
+    of_table(relation, |table| unsafe { (*(*table).rd_rel).relhassubclass || triggers(table).iter().any(of_key) })
+        .unwrap_or(false)
 }
 
 /// # Safety

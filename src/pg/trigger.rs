@@ -2,13 +2,16 @@
 
 use std::ffi::CStr;
 
-use pgrx::pg_sys;
+use pgrx::fcinfo::direct_function_call;
+use pgrx::pg_sys::{self, Oid};
 
 use super::call::Call;
+use super::datum::varlena;
 
 /// A call as an AFTER ROW trigger of DELETE or UPDATE.
 pub struct Trigger<'call> {
     data: &'call pg_sys::TriggerData,
+    function: Oid,
 }
 
 /// The value of a column, as a text that no setting changes.
@@ -48,11 +51,22 @@ impl<'call> Call<'call> {
         let fits = event & pg_sys::TRIGGER_EVENT_ROW != 0
             && event & pg_sys::TRIGGER_EVENT_TIMINGMASK == pg_sys::TRIGGER_EVENT_AFTER
             && (operation == pg_sys::TRIGGER_EVENT_DELETE || operation == pg_sys::TRIGGER_EVENT_UPDATE);
-        fits.then_some(Trigger { data })
+        fits.then_some(Trigger { data, function: self.function() })
     }
 }
 
 impl<'call> Trigger<'call> {
+    /// Whether the owner of the trigger's table may execute the function. PostgreSQL asks that of whoever creates a trigger, and
+    /// never again.
+    pub fn is_owner_allowed(&self) -> bool {
+        // SAFETY: the relation is open. The arguments are of the types of has_function_privilege(oid, oid, text).
+        unsafe {
+            let owner = (*(*self.data.tg_relation).rd_rel).relowner;
+            let arguments = [Some(owner.into()), Some(self.function.into()), Some(varlena(b"EXECUTE"))];
+            direct_function_call(pg_sys::has_function_privilege_id_id, &arguments) == Some(true)
+        }
+    }
+
     /// The arguments that CREATE TRIGGER gave, if there are two.
     pub fn two_arguments(&self) -> Option<(&'call CStr, &'call CStr)> {
         // SAFETY: a trigger has tgnargs arguments, which are C strings.

@@ -62,7 +62,7 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
     &[OID],
 );
 
-/// The tables that a deletion from the table of oid $1 may reach by foreign keys, with their partitions: the oid, and whether the
+/// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions: the oid, and whether the
 /// table belongs to an ordinary role other than the owner of $1. Other triggers than those of foreign keys are not followed.
 pub static REACHED: Statement = Statement::reading(
     c"

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use crate::common::{
-    Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, slow_down, sqlstate, stays_for, text, value, wait_for,
-    wait_until,
+    self, Cluster, LAUNCHER, REGISTER, busy_worker, has_tokens, mint, slow_down, sqlstate, stays_for, text, value,
+    wait_for, wait_until,
 };
 use postgres::Client;
 
@@ -281,24 +281,32 @@ fn a_deferred_trigger_acts_for_the_owner_of_the_table_and_not_for_the_worker() {
 
 #[test]
 fn a_table_of_another_role_that_refers_to_tokens_gets_no_rights_of_the_worker() {
-    let cluster = Cluster::with_extension(&[]);
+    for (preparation, table) in [("", "temp_tokens"), (&*common::partitioning(), "temp_tokens_rest")] {
+        let cluster = Cluster::with_extension(&[]);
+        cluster.run_script("postgres", preparation);
+        refuse_referring_table(&cluster, table);
+    }
+}
+
+/// `table` is that of the tokens, or a partition of it.
+fn refuse_referring_table(cluster: &Cluster, table: &str) {
     let mut client = cluster.connect("postgres");
     text(&mut client, REGISTER);
     client
-        .batch_execute(
+        .batch_execute(&format!(
             "CREATE ROLE app;
              CREATE SCHEMA app AUTHORIZATION app;
              GRANT USAGE ON SCHEMA temptoken TO app;
-             GRANT REFERENCES ON temptoken.temp_tokens TO app;
+             GRANT REFERENCES ON temptoken.{table} TO app;
              SET SESSION AUTHORIZATION app;
-             CREATE TABLE app.session (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE);
+             CREATE TABLE app.session (token uuid REFERENCES temptoken.{table} ON DELETE CASCADE);
              CREATE TABLE app.seen (acting text);
              CREATE FUNCTION app.note() RETURNS trigger LANGUAGE plpgsql AS $$
              BEGIN INSERT INTO app.seen VALUES (current_user); RETURN NULL; END $$;
              CREATE CONSTRAINT TRIGGER note AFTER DELETE ON app.session
              DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION app.note();
-             RESET SESSION AUTHORIZATION",
-        )
+             RESET SESSION AUTHORIZATION"
+        ))
         .unwrap();
     // Minting is refused too. So the row is written by hand: its id leads with its expiry, 1970.
     let mint = "SELECT temptoken_mint('files', '1', '1 hour')";
@@ -314,9 +322,13 @@ fn a_table_of_another_role_that_refers_to_tokens_gets_no_rights_of_the_worker() 
         .unwrap();
     let error = "SELECT last_error FROM temptoken_sweep_status()";
     let said = wait_for("the sweep is refused", || value(&mut client, error));
-    assert!(said.contains("a table that refers to the extension's tables belongs to an ordinary role"), "{said}");
+    assert!(said.contains("a table that refers to the extension's tables, or is a partition of one"), "{said}");
     client.batch_execute("ALTER TABLE app.session OWNER TO postgres").unwrap();
     wait_until("it is swept", || has_tokens(&mut client, 0));
+    if table != "temp_tokens" {
+        client.batch_execute(&format!("ALTER TABLE temptoken.{table} OWNER TO app")).unwrap();
+        assert_eq!(sqlstate(&mut client, mint), "42501");
+    }
 }
 
 #[test]

@@ -42,6 +42,18 @@ DELETE FROM public.regress_flow WHERE id = 'c';
 RESET ROLE;
 SELECT count(*) FROM temptoken.temp_tokens;
 
+-- The owner of the table needs the privilege, not only when the trigger is made.
+ALTER TABLE public.regress_flow OWNER TO regress_app;
+SELECT length(public.temptoken_mint('flows', 'd2', '1 hour'));
+SET ROLE regress_app;
+DELETE FROM public.regress_flow WHERE id = 'd2';
+RESET ROLE;
+SELECT public.temptoken_grant('regress_app', 'issue');
+DELETE FROM public.regress_flow WHERE id = 'd2';
+SELECT count(*) FROM temptoken.temp_tokens;
+SELECT public.temptoken_revoke_grant('regress_app', 'issue');
+ALTER TABLE public.regress_flow OWNER TO current_user;
+
 -- Column types, whatever the settings of the session.
 DROP TRIGGER ended ON public.regress_flow;
 DROP TRIGGER closed ON public.regress_flow;

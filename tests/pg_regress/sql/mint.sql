@@ -69,17 +69,19 @@ SELECT scope, count(*) FROM temptoken.temp_tokens GROUP BY scope ORDER BY scope;
 SELECT public.temptoken_mint('files', 'a/b', '1 hour');
 DELETE FROM temptoken.temp_tokens;
 
--- Metadata comes back as it went in, of whatever depth, and at most 65536 bytes.
+-- Metadata comes back as it went in, of whatever depth, and at most 65536 bytes as a text.
 CREATE TEMP TABLE data (number serial, metadata jsonb);
 INSERT INTO data (metadata) VALUES (NULL), ('null'), ('1'), ('"text"'), ('[]'), ('{"a": {"b": [1, 2, null]}}'),
-    (jsonb_build_object('big', repeat('x', 65521))), ((repeat('[', 1000) || repeat(']', 1000))::jsonb);
+    (jsonb_build_object('big', repeat('x', 65525))), ((repeat('[', 1000) || repeat(']', 1000))::jsonb);
 SELECT number, (v).status, (v).metadata IS NOT DISTINCT FROM metadata AS same
 FROM (SELECT number, metadata, public.temptoken_try_validate(
     public.temptoken_mint('files', '42', '1 hour', metadata), 'GET', '/files/42') AS v FROM data) AS it
 ORDER BY number;
-INSERT INTO data (metadata) VALUES (jsonb_build_object('big', repeat('x', 65522)));
+INSERT INTO data (metadata) VALUES (jsonb_build_object('big', repeat('x', 65526)));
 SELECT public.temptoken_mint('files', '42', '1 hour', metadata) FROM data WHERE number = 9;
 SELECT count(*) FROM data, public.temptoken_mint_many('files', '{a,b}', '1 hour', metadata) WHERE number = 9;
+-- 16 bytes as a jsonb.
+SELECT public.temptoken_mint('files', '42', '1 hour', '1e131071');
 -- Not even a row written by hand lives for ever.
 \set VERBOSITY sqlstate
 UPDATE temptoken.temp_tokens SET expires_at = 'infinity';
