@@ -98,6 +98,8 @@ declare! {
 unsafe extern "C-unwind" {
     // access/heaptoast.h
     pub fn toast_flatten_tuple(tuple: HeapTuple, description: TupleDesc) -> HeapTuple;
+    // catalog/pg_inherits.h
+    pub fn find_all_inheritors(table: Oid, lock: LOCKMODE, parents: *mut *mut List) -> *mut List;
     // What ereport() calls, utils/elog.h
     pub fn errstart(level: c_int, domain: *const c_char) -> bool;
     pub fn errcode(sqlstate: c_int) -> c_int;

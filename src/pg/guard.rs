@@ -18,7 +18,7 @@ use super::datum::{Boolean, Int8};
 use super::ffi;
 use super::lookup::Tuple;
 use super::owner::Roles;
-use super::relation::{of_catalog, reaches_others};
+use super::relation::{of_catalog, oids, reaches_others};
 use super::report::Report;
 use super::session::in_recovery;
 use super::statement::Statement;
@@ -127,16 +127,6 @@ unsafe fn names_another(query: *mut pg_sys::Query, table: Oid) -> bool {
     unsafe {
         ffi::extract_query_dependencies(query.cast(), &mut tables, &mut others, &mut has_row_security);
         oids(tables).any(|named| named != table)
-    }
-}
-
-/// # Safety
-/// `list` is a list of oids, or NULL for the empty one.
-unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
-    // SAFETY: by the caller's promise.
-    unsafe {
-        let count = list.as_ref().map_or(0, |list| list.length as usize);
-        (0..count).map(move |at| (*(*list).elements.add(at)).oid_value)
     }
 }
 

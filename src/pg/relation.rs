@@ -165,16 +165,43 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
     })
 }
 
-/// Whether a deletion from table `relation` may reach other tables: a foreign key leads to it, or it has partitions or child
-/// tables, to which one may lead.
-pub(super) fn reaches_others(relation: Oid) -> bool {
+/// Whether writing to table `relation` may set off code of others than its owner: a foreign key leads to it or to a partition or
+/// child table of it, or one of these has another owner. They are locked for writing until the transaction ends.
+///
+/// # Safety
+/// Within a transaction. An error leaves by longjmp.
+pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
     // A foreign key has triggers of its own on both tables, one of them on deletion here.
     let of_key = |trigger: &pg_sys::Trigger| {
         trigger.tgisinternal && i32::from(trigger.tgtype) & pg_sys::TRIGGER_TYPE_DELETE as i32 != 0
     };
-    // SAFETY: the table is open.
-    of_table(relation, |table| unsafe { (*(*table).rd_rel).relhassubclass || triggers(table).iter().any(of_key) })
-        .unwrap_or(false)
+    // SAFETY: by the caller's promise. The tables are open while they are asked.
+    unsafe {
+        let describe = |table: pg_sys::Relation| {
+            let row = &*(*table).rd_rel;
+            (row.relowner, row.relhassubclass, triggers(table).iter().any(of_key))
+        };
+        let Ok((owner, has_children, is_referred_to)) = of_table(relation, describe) else { return false };
+        is_referred_to
+            || has_children && {
+                let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
+                oids(ffi::find_all_inheritors(relation, lock, ptr::null_mut())).any(|child| {
+                    of_table(child, describe).is_ok_and(|(of, _, is_referred_to)| of != owner || is_referred_to)
+                })
+            }
+    }
+}
+
+/// The oids of a list.
+///
+/// # Safety
+/// `list` is a list of oids, or NULL for the empty one.
+pub(super) unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let count = list.as_ref().map_or(0, |list| list.length as usize);
+        (0..count).map(move |at| (*(*list).elements.add(at)).oid_value)
+    }
 }
 
 /// # Safety
