@@ -169,7 +169,7 @@ fn run_worker(database: &Database) -> bool {
         }
     });
     if is_new == Some(true) {
-        log_failure(&database.name.to_string_lossy(), PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message, None);
+        log_failure(&database.name.to_string_lossy(), PgSqlErrorCode::ERRCODE_QUERY_CANCELED, message);
     }
     true
 }

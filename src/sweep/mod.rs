@@ -150,9 +150,9 @@ fn catch<R: Copy>(work: impl FnOnce() -> R) -> Result<R, Box<ErrorReportWithLeve
     }
 }
 
-/// Logs why sweeping `database` failed.
-fn log_failure(database: &str, code: PgSqlErrorCode, message: &str, detail: Option<&str>) {
-    let mut report = ErrorReport::new(
+/// Logs why sweeping `database` failed. Not the error's DETAIL, which may be a whole row, its hash too.
+fn log_failure(database: &str, code: PgSqlErrorCode, message: &str) {
+    let report = ErrorReport::new(
         code,
         format!("temptoken: sweeping database \"{database}\" failed: {message}"),
         "sweep",
@@ -161,9 +161,6 @@ fn log_failure(database: &str, code: PgSqlErrorCode, message: &str, detail: Opti
         "It is tried again at every interval (temptoken.sweep_interval), and not logged again as long as it fails in \
              the same way. temptoken_sweep_status() shows how it stands.",
     );
-    if let Some(detail) = detail {
-        report = report.set_detail(detail);
-    }
     report.report(PgLogLevel::WARNING);
 }
 

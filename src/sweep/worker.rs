@@ -109,7 +109,7 @@ fn fail(database: &str, error: &ErrorReportWithLevel) {
         place.fail_batch(pg::now(), error.message(), settings::sweep_batch_size())
     });
     if is_new != Some(false) {
-        log_failure(database, error.sql_error_code(), error.message(), error.detail());
+        log_failure(database, error.sql_error_code(), error.message());
     }
 }
 
