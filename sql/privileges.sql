@@ -52,16 +52,22 @@ $$;
 GRANT EXECUTE ON FUNCTION @extschema@.temptoken_stats(), @extschema@.temptoken_sweep_status() TO pg_monitor;
 
 -- Where anybody may create functions beside these, a call can be made to find another's: an overload whose argument types
--- fit better, or one with fewer defaults.
+-- fit better, or one with fewer defaults. Schema public comes before that of the extension in most search paths.
 DO LANGUAGE plpgsql $$
+DECLARE
+    schema text;
 BEGIN
-    IF pg_catalog.has_schema_privilege(
-        'public', (SELECT e.extnamespace FROM pg_catalog.pg_extension AS e
-                   WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken'), 'CREATE')
-    THEN
-        RAISE WARNING 'temptoken: PUBLIC may create objects in the schema of these functions'
-            USING DETAIL = 'Any role can put a function there that is called in the place of one of these.',
-                  HINT = 'REVOKE CREATE ON SCHEMA @extschema@ FROM PUBLIC, or install into a schema of its own.';
-    END IF;
+    FOR schema IN
+        SELECT pg_catalog.quote_ident(n.nspname)
+        FROM pg_catalog.pg_namespace AS n, pg_catalog.pg_extension AS e
+        WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken'
+            AND (n.oid OPERATOR(pg_catalog.=) e.extnamespace OR n.nspname OPERATOR(pg_catalog.=) 'public')
+            AND pg_catalog.has_schema_privilege('public', n.oid, 'CREATE')
+    LOOP
+        RAISE WARNING 'temptoken: PUBLIC may create objects in schema %', schema
+            USING DETAIL = 'Any role can put a function there that is called in the place of one of the extension''s.',
+                  HINT = pg_catalog.format('REVOKE CREATE ON SCHEMA %s FROM PUBLIC, or install into a schema of its own '
+                      'that comes first in every search path.', schema);
+    END LOOP;
 END
 $$;

@@ -80,9 +80,10 @@ table! {
         "this session has a temporary table or type of an ordinary role, and the extension's tables have code of their owner's",
         "Drop it (DISCARD TEMP). A trigger, rule or the like runs with the owner's rights, and could take it for a table or \
          type of its own.";
-    OwnersCode: "insufficient_privilege", b"42501",
-        "the extension's tables have code of an owner who is no superuser, and this session may have a superuser's rights",
-        "Call from a session of an ordinary role, or drop the triggers and the like, or give the tables to a superuser.";
+    OrdinaryOwner: "insufficient_privilege", b"42501",
+        "the extension's tables belong to an ordinary role, and this session may have a superuser's rights",
+        "Log in as an ordinary role, or give the tables to a superuser. Code of the owner's on the tables could get at the \
+         rights of this session.";
     ReferringTable: "insufficient_privilege", b"42501",
         "a table that refers to the extension's tables, or is a partition of one, belongs to an ordinary role",
         "Drop its foreign key, or give it and the functions of its triggers to the owner of the extension's tables. They \

@@ -20,7 +20,6 @@ use super::lookup::Tuple;
 use super::owner::Roles;
 use super::relation::{of_catalog, oids, reaches_others};
 use super::report::Report;
-use super::session::in_recovery;
 use super::statement::Statement;
 
 /// A bit of our own in the security context (miscadmin.h), set while we act as an owner. PostgreSQL restores it with the
@@ -31,15 +30,15 @@ pub(super) const ACTING_AS_OWNER: c_int = 1 << 24;
 pub struct Guard {
     /// Whether the table of oid $1 has code that the extension did not come with: a boolean. It names what is PostgreSQL's.
     pub has_code: &'static Statement,
-    /// Whether the role of oid $1, or that of the session, is a superuser or may become one: a boolean.
+    /// Whether the role of oid $1, that of oid $2, or that of the session is a superuser or may become one: a boolean.
     pub may_be_superuser: &'static Statement,
     /// The tables that a deletion from the table of oid $1 may reach, its partitions too: the oid, a bigint, and whether the
     /// table belongs to an ordinary role other than the owner of $1.
     pub reached: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
-    /// The error for code of an ordinary owner's in the session of a superuser.
-    pub owners_code: fn() -> Report,
+    /// The error for tables of an ordinary owner in the session of a superuser.
+    pub ordinary_owner: fn() -> Report,
     /// The error for another role's table that refers to ours, or is a partition of it.
     pub referring_table: fn() -> Report,
     /// The error for a name that leads to another table.
@@ -130,35 +129,27 @@ unsafe fn names_another(query: *mut pg_sys::Query, table: Oid) -> bool {
     }
 }
 
-/// Runs `work`, a statement on table `relation` that `writes` or reads, unless the code on the table is not to run in this
-/// session: since the session has a temporary object that the code may take for its own, or since the code is an ordinary
-/// owner's, and whoever calls may be a superuser. Code that a superuser has run can leave more behind than can be looked for.
+/// Runs `work`, a statement on table `relation` that `writes` or reads, unless code on the table is not to run in this session:
+/// since it has a temporary object that the code may take for its own, or since the owner is no superuser and whoever calls may
+/// be one. Code that a superuser has run can leave more behind than can be looked for, and can be made while the statement waits.
 ///
 /// # Safety
 /// Acting as the owner. An error leaves by longjmp.
 pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work: impl FnOnce() -> R) -> R {
     let Some(guard) = GUARD.get() else { return work() };
-    // SAFETY: by the caller's promise.
+    // SAFETY: by the caller's promise. A session's role in the list of processes is the one that has logged in.
     unsafe {
+        if roles.are_apart() && guard.may_be_superuser.asks(&[roles.caller, (*pg_sys::MyProc).roleId]) {
+            refuse(|guard| guard.ordinary_owner);
+        }
         if writes && reaches_others(relation) {
             refuse_referring_table(guard, relation);
         }
-        if has_temporary_object_of_another(roles.owner) && guard.has_code.asks(relation) {
+        // A look may wait for a partition, and does not see what was done there meanwhile. The second does.
+        if has_temporary_object_of_another(roles.owner) && (0..2).any(|_| guard.has_code.asks(&[relation])) {
             refuse(|guard| guard.temporary_object);
         }
-        if !(roles.are_apart() && guard.may_be_superuser.asks(roles.caller)) {
-            return work();
-        }
-        // Against whoever owns the table: with this lock no other session hangs code on it. A standby has no such lock.
-        let lock =
-            if in_recovery() { pg_sys::AccessShareLock } else { pg_sys::ShareUpdateExclusiveLock } as pg_sys::LOCKMODE;
-        pg_sys::LockRelationOid(relation, lock);
-        if guard.has_code.asks(relation) {
-            refuse(|guard| guard.owners_code);
-        }
-        let result = work();
-        pg_sys::UnlockRelationOid(relation, lock);
-        result
+        work()
     }
 }
 

@@ -70,15 +70,16 @@ impl Statement {
         }
     }
 
-    /// What the statement, a question about `object`, answers. Without an answer: true.
+    /// What the statement, a question about at most two `objects`, answers. Without an answer: true.
     ///
     /// # Safety
     /// Acting as an owner. Catalogs alone are read. An error leaves by longjmp.
-    pub(super) unsafe fn asks(&self, object: Oid) -> bool {
+    pub(super) unsafe fn asks(&self, objects: &[Oid]) -> bool {
         let mut answer = true;
+        let parameters = [0, 1].map(|at| objects.get(at).map(|oid| Datum::from(*oid)));
         // SAFETY: by the caller's promise.
         unsafe {
-            self.execute(&[Some(object.into())], &mut |row| answer = row.get::<Boolean>(1) != Some(false));
+            self.execute(&parameters[..objects.len()], &mut |row| answer = row.get::<Boolean>(1) != Some(false));
         }
         answer
     }

@@ -54,12 +54,13 @@ pub static HAS_CODE: Statement = Statement::reading(
     &[OID],
 );
 
-/// Whether the role of oid $1, or that of the session, is a superuser or a member of one.
+/// Whether the role of oid $1, that of oid $2, or that of the session is a superuser or a member of one.
 pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
     c"
     SELECT EXISTS (SELECT FROM pg_roles AS r
-                   WHERE r.rolsuper AND (pg_has_role($1, r.oid, 'MEMBER') OR pg_has_role(session_user, r.oid, 'MEMBER')))",
-    &[OID],
+                   WHERE r.rolsuper AND (pg_has_role($1, r.oid, 'MEMBER') OR pg_has_role($2, r.oid, 'MEMBER')
+                       OR pg_has_role(session_user, r.oid, 'MEMBER')))",
+    &[OID, OID],
 );
 
 /// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions: the oid, and whether the

@@ -104,7 +104,7 @@ pub fn watch() {
         may_be_superuser: &code::MAY_BE_SUPERUSER,
         reached: &code::REACHED,
         temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
-        owners_code: || Error::from(Kind::OwnersCode).into_report(),
+        ordinary_owner: || Error::from(Kind::OrdinaryOwner).into_report(),
         referring_table: || Error::from(Kind::ReferringTable).into_report(),
         other_table: || Error::from(Kind::TablesMissing).into_report(),
     });

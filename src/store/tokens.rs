@@ -251,8 +251,6 @@ pub struct Sweep {
     before: i64,
     /// Where the walk is: behind this token.
     pub after: TokenId,
-    /// How many tokens the next step leaves before it removes any.
-    pub skip: u64,
 }
 
 /// What one step of a [`Sweep`] has done.
@@ -266,19 +264,13 @@ pub struct Step {
 impl Sweep {
     /// A walk over the tokens with `expires_at <= before` (Unix microseconds), from the earliest.
     pub fn new(before: i64) -> Self {
-        Self { before, after: TokenId::nil(), skip: 0 }
+        Self { before, after: TokenId::nil() }
     }
 
     /// Removes the next tokens, at most `limit`. Tokens that others have locked are skipped.
     pub fn step(&mut self, limit: u64) -> Result<Step, Error> {
         // From here on no trigger can be added, and no column changed.
         let relation = TEMP_TOKENS.lock_for_writing()?;
-        if self.skip > 0 {
-            match self.next(relation, self.skip)? {
-                Some(id) => (self.after, self.skip) = (id, 0),
-                None => return Ok(Step { removed: 0, is_last: true }),
-            }
-        }
         if pg::rows_of(relation) == Rows::InShards {
             self.step_over_shards(relation, limit)
         } else if pg::deletes_plainly(relation)? {
@@ -286,6 +278,21 @@ impl Sweep {
         } else {
             self.step_by_statement(relation, limit)
         }
+    }
+
+    /// Passes over the next tokens, `count` of them. Where there are fewer, over half as many or less, so that not all that is
+    /// left is passed over.
+    pub fn pass_over(&mut self, count: u64) -> Result<(), Error> {
+        let relation = TEMP_TOKENS.lock_for_writing()?;
+        let mut count = count;
+        while count > 0 {
+            if let Some(id) = self.next(relation, count)? {
+                self.after = id;
+                break;
+            }
+            count /= 2;
+        }
+        Ok(())
     }
 
     /// Ids bound the walk; `has_expired` decides.

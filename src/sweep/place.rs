@@ -13,9 +13,9 @@ const SHRINK: u64 = 10;
 /// So many rows in a row may fail before a sweep leaves more than one at a time.
 const ONE_BY_ONE: u32 = 8;
 
-/// After so many batches of one row that have failed one after the other, a sweep gives up. By then it has left more rows than
-/// any table has.
-const FAILURES_MAX: u32 = 40;
+/// After so many batches of one row that have failed one after the other, a sweep gives up. By then it has come to the end of any
+/// table: what it passes over at once grows to more rows than there are, and then halves what is left each time.
+const FAILURES_MAX: u32 = ONE_BY_ONE + 64;
 
 const LOCKED: &str = "another session holds a lock on temptoken.temp_tokens";
 const CRASHED: &str = "the worker crashed, or the server did while it ran; this database is left alone for an interval";
@@ -64,9 +64,9 @@ pub struct Place {
     pub removed_in_total: u64,
     /// How many rows a transaction may remove here, when that is less than the setting; else 0.
     batch: u64,
-    /// Where the sweep is: behind this id, and behind as many rows, at which its last batches have failed.
+    /// Where the sweep is: behind this id, and about to pass over so many rows, the first of which has failed.
     after: TokenId,
-    skip: u64,
+    jump: u64,
     /// How many batches of one row have failed since one succeeded.
     failures: u32,
     /// The sweep has left rows that it could not remove.
@@ -112,14 +112,19 @@ impl Place {
         }
         if !self.paused {
             (self.last_start, self.removed) = (now, 0);
-            (self.after, self.skip, self.failures, self.has_left_rows) = (TokenId::nil(), 0, 0, false);
+            (self.after, self.jump, self.failures, self.has_left_rows) = (TokenId::nil(), 0, 0, false);
         }
         (self.worker, self.paused) = (Worker::Running(pid), false);
     }
 
-    /// Where the next batch begins: behind this id, and behind as many rows.
+    /// Where the next batch begins: behind this id, and so many rows.
     pub fn position(&self) -> (TokenId, u64) {
-        (self.after, self.skip)
+        (self.after, self.jump)
+    }
+
+    /// The worker has passed over rows, and is behind the id `after`.
+    pub fn land(&mut self, after: TokenId) {
+        (self.after, self.jump) = (after, 0);
     }
 
     /// The worker has committed the removal of `rows`, and is behind the id `after`. If that `was_fast`, the next batch may be
@@ -127,7 +132,7 @@ impl Place {
     pub fn count_removed(&mut self, rows: u64, after: TokenId, was_fast: bool, batch_size: u64) {
         self.removed += rows;
         self.removed_in_total += rows;
-        (self.after, self.skip, self.failures) = (after, 0, 0);
+        (self.after, self.failures) = (after, 0);
         if was_fast {
             let doubled = self.batch.saturating_mul(2);
             self.batch = if doubled < batch_size { doubled } else { 0 };
@@ -177,8 +182,8 @@ impl Place {
         self.batch = (tried / SHRINK).max(1);
         if tried == 1 {
             // By the clock, which is as good as chance here: no row is left by every sweep because of those before it.
-            let more = now.unsigned_abs() % (1 << self.failures.saturating_sub(ONE_BY_ONE));
-            self.skip = self.skip.saturating_add(1 + more);
+            let more = now.unsigned_abs() % (1 << self.failures.saturating_sub(ONE_BY_ONE).min(32));
+            self.jump = 1 + more;
             self.failures += 1;
             self.has_left_rows = true;
         }

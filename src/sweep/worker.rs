@@ -40,6 +40,8 @@ const OVERRIDES: &[(&CStr, &CStr)] = &[
     #[cfg(any(feature = "pg17", feature = "pg18"))]
     (c"transaction_timeout", c"0"),
     (c"session_replication_role", c"origin"),
+    // An error is for `catch`.
+    (c"exit_on_error", c"off"),
     // If a crash undoes a sweep, the next sweep repeats it.
     (c"synchronous_commit", c"off"),
 ];
@@ -126,15 +128,21 @@ fn turn() -> End {
                 Ok(Err(End::Locked))
             }
             Lock::Taken(table) => {
-                let mut limit = batch_size;
+                let (mut limit, mut jump) = (batch_size, 0);
                 if let Some(place) = begin() {
-                    (sweep.after, sweep.skip) = place.position();
+                    (sweep.after, jump) = place.position();
                     limit = place.batch(batch_size);
                 }
                 // Until the end of the transaction: deferred triggers run at commit, and are to have the rights of the
                 // table's owner, not those of this process.
                 match pg::become_owner(table) {
-                    Ok(()) => Ok(Ok(sweep.step(limit)?)),
+                    Ok(()) => {
+                        if jump > 0 {
+                            sweep.pass_over(jump)?;
+                            status::change(pg::database_oid(), |place| place.land(sweep.after));
+                        }
+                        Ok(Ok(sweep.step(limit)?))
+                    }
                     Err(TableChanged) => Ok(Err(End::Absent)),
                 }
             }

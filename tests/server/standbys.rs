@@ -91,14 +91,16 @@ fn standby_validates(prepare: &str) {
     text(&mut client, &format!("SELECT temptoken_delete('{token}')"));
     answers(&mut reader, "/files/42", "token_not_found");
     reader.batch_execute("COMMIT").unwrap();
-    // A superuser's session reads the tables of an ordinary role.
-    let give = "CREATE ROLE ordinary; GRANT USAGE ON SCHEMA temptoken TO ordinary;
+    // Whoever may not get at the rights of an ordinary owner does not here either.
+    let give = "CREATE ROLE ordinary LOGIN; GRANT USAGE ON SCHEMA temptoken TO ordinary; SELECT temptoken_grant('ordinary', 'monitor');
                 ALTER TABLE temptoken.temp_tokens OWNER TO ordinary";
     client.batch_execute(give).unwrap();
     let owner = "SELECT relowner::regrole FROM pg_class WHERE oid = 'temptoken.temp_tokens'::regclass";
     wait_until("it is given", || text(&mut reader, owner) == "ordinary");
-    assert_eq!(sqlstate(&mut reader, "SELECT count(*) FROM temptoken_stats()"), "ok");
+    let stats = "SELECT count(*) FROM temptoken_stats()";
+    assert_eq!(sqlstate(&mut standby.connect_as("ordinary", "postgres"), stats), "ok");
     assert!(!standby.log().contains("ERROR:  temptoken"), "{}", standby.log());
+    assert_eq!(sqlstate(&mut reader, stats), "42501");
 }
 
 #[test]

@@ -286,6 +286,36 @@ fn rows_that_cannot_be_removed_hold_up_no_others() {
     }
 }
 
+/// Behind more rows that fail than are tried one by one. Whatever a sweep passes over by chance, another one removes. The owner of a
+/// database can have each error end the session, as a setting of it.
+#[test]
+fn rows_behind_many_that_cannot_be_removed_are_swept() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h"]);
+    let mut client = create(&cluster, "many");
+    client
+        .batch_execute(
+            "ALTER DATABASE many SET exit_on_error = on;
+             CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN
+                 IF OLD.metadata IS NOT NULL THEN RAISE 'kept'; END IF;
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER fail AFTER DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION fail()",
+        )
+        .unwrap();
+    for (count, ttl, metadata) in [(20_000, 1, "'{}'"), (200, 100, "NULL")] {
+        let ids = format!("ARRAY(SELECT i::text FROM generate_series(1, {count}) AS i)");
+        let call = format!("temptoken_mint_many('files', {ids}, '{ttl} milliseconds', {metadata})");
+        text(&mut client, &format!("SELECT count(*) FROM {call}"));
+    }
+    let left = |client: &mut Client| text(client, "SELECT count(*) FROM temptoken.temp_tokens WHERE metadata IS NULL");
+    cluster.configure(&["temptoken.sweep_interval = 1s"]);
+    cluster.reload();
+    wait_until("they are swept", || left(&mut client) == "0");
+    assert!(has_tokens(&mut client, 20_000));
+    assert!(holds(&mut client, "last_error = 'kept'"));
+}
+
 #[test]
 fn a_row_whose_removal_hangs_holds_up_no_others() {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h", "temptoken.sweep_batch_size = 1"]);
@@ -323,7 +353,7 @@ fn a_trigger_that_always_fails_is_tried_a_few_times() {
     mint(&mut client, 20_000, "1 millisecond");
     do_round(&mut client);
     let tries: u32 = text(&mut client, "SELECT last_value FROM tries").parse().unwrap();
-    assert!((10..50).contains(&tries), "{tries} tries");
+    assert!((10..80).contains(&tries), "{tries} tries");
     assert!(has_tokens(&mut client, 20_000));
     assert!(holds(&mut client, "last_error = 'broken' AND last_finish IS NULL"));
     let log = cluster.log();

@@ -268,13 +268,11 @@ fn a_deferred_trigger_acts_for_the_owner_of_the_table_and_not_for_the_worker() {
              BEGIN INSERT INTO public.seen VALUES (current_user); RETURN NULL; END $$;
              CREATE CONSTRAINT TRIGGER note AFTER DELETE ON temptoken.temp_tokens
              DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION note();
-             CREATE ROLE issuer;
-             SELECT temptoken_grant('issuer', 'issue');
-             SET SESSION AUTHORIZATION issuer",
+             CREATE ROLE issuer LOGIN;
+             SELECT temptoken_grant('issuer', 'issue')",
         )
         .unwrap();
-    mint(&mut client, 1, "1 millisecond");
-    client.batch_execute("RESET SESSION AUTHORIZATION").unwrap();
+    mint(&mut cluster.connect_as("issuer", "postgres"), 1, "1 millisecond");
     wait_until("it is swept", || has_tokens(&mut client, 0));
     assert_eq!(text(&mut client, "SELECT acting FROM seen"), "powerless");
 }
@@ -283,7 +281,12 @@ fn a_deferred_trigger_acts_for_the_owner_of_the_table_and_not_for_the_worker() {
 fn a_table_of_another_role_that_refers_to_tokens_gets_no_rights_of_the_worker() {
     for (preparation, table) in [("", "temp_tokens"), (&*common::partitioning(), "temp_tokens_rest")] {
         let cluster = Cluster::with_extension(&[]);
+        let mut client = cluster.connect("postgres");
+        client.batch_execute("CREATE ROLE app; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app").unwrap();
         cluster.run_script("postgres", preparation);
+        let granted = format!("SELECT has_table_privilege('app', 'temptoken.{table}', 'SELECT, TRIGGER, REFERENCES')");
+        assert_eq!(text(&mut client, &granted), "f");
+        client.batch_execute("ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM app").unwrap();
         refuse_referring_table(&cluster, table);
     }
 }
@@ -294,8 +297,7 @@ fn refuse_referring_table(cluster: &Cluster, table: &str) {
     text(&mut client, REGISTER);
     client
         .batch_execute(&format!(
-            "CREATE ROLE app;
-             CREATE SCHEMA app AUTHORIZATION app;
+            "CREATE SCHEMA app AUTHORIZATION app;
              GRANT USAGE ON SCHEMA temptoken TO app;
              GRANT REFERENCES ON temptoken.{table} TO app;
              SET SESSION AUTHORIZATION app;

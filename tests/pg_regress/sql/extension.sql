@@ -57,6 +57,13 @@ DROP SCHEMA "Mixed 1% Case", "a'b$c", regress_elsewhere;
 CREATE SCHEMA "Regress Open";
 GRANT CREATE ON SCHEMA "Regress Open" TO PUBLIC;
 CREATE EXTENSION temptoken SCHEMA "Regress Open";
+-- As is public, where a search path has it first.
+BEGIN;
+DROP EXTENSION temptoken;
+GRANT CREATE ON SCHEMA public TO PUBLIC;
+CREATE SCHEMA regress_own;
+CREATE EXTENSION temptoken SCHEMA regress_own;
+ROLLBACK;
 DROP EXTENSION temptoken;
 DROP SCHEMA "Regress Open";
 

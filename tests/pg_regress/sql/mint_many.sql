@@ -61,7 +61,7 @@ CREATE TRIGGER d AFTER INSERT ON temptoken.temp_tokens REFERENCING NEW TABLE AS 
     FOR EACH STATEMENT EXECUTE FUNCTION public.regress_fire_with_table();
 CREATE CONSTRAINT TRIGGER e AFTER INSERT ON temptoken.temp_tokens DEFERRABLE INITIALLY DEFERRED
     FOR EACH ROW EXECUTE FUNCTION public.regress_fire();
-CREATE ROLE regress_issuer;
+CREATE ROLE regress_issuer LOGIN;
 GRANT EXECUTE ON FUNCTION public.temptoken_mint_many(text, text[], interval, jsonb, integer, boolean) TO regress_issuer;
 SET ROLE regress_issuer;
 BEGIN;
@@ -200,10 +200,13 @@ ALTER TABLE temptoken.temp_tokens ENABLE ROW LEVEL SECURITY, FORCE ROW LEVEL SEC
 CREATE ROLE regress_owner;
 GRANT USAGE ON SCHEMA temptoken TO regress_owner;
 ALTER TABLE temptoken.temp_tokens OWNER TO regress_owner;
-SET ROLE regress_issuer;
+\c - regress_issuer
 SELECT count(*) FROM public.temptoken_mint_many('files', '{a,b}', '1 hour');
-RESET ROLE;
+\c - postgres
 SELECT count(*) FROM temptoken.temp_tokens;
+CREATE FUNCTION pg_temp.numbers() RETURNS text[] LANGUAGE sql AS $$
+    SELECT array_agg('r' || i ORDER BY i) FROM generate_series(1, 2500) AS i
+$$;
 ALTER TABLE temptoken.temp_tokens OWNER TO postgres;
 ALTER TABLE temptoken.temp_tokens DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
 REVOKE ALL ON SCHEMA temptoken FROM regress_owner;

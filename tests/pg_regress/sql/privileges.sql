@@ -1,8 +1,8 @@
 -- Nothing is granted to PUBLIC. A role that may call a function needs no right on a table, and gets none by it.
 
 CREATE ROLE regress_fresh;
-CREATE ROLE regress_validator;
-CREATE ROLE regress_issuer;
+CREATE ROLE regress_validator LOGIN;
+CREATE ROLE regress_issuer LOGIN;
 CREATE ROLE regress_reader;
 GRANT pg_read_all_data TO regress_reader;
 SELECT public.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
@@ -86,14 +86,12 @@ GRANT USAGE ON SCHEMA temptoken TO regress_owner;
 GRANT EXECUTE ON FUNCTION temptoken.scope_is_valid(text, text[], text, interval, integer, text[]) TO regress_owner;
 ALTER TABLE temptoken.temp_tokens OWNER TO regress_owner;
 ALTER TABLE temptoken.scopes OWNER TO regress_owner;
-\c -
-SET ROLE regress_issuer;
+\c - regress_issuer
 SELECT length(public.temptoken_mint('files', 'issued', '1 hour'));
 SELECT public.temptoken_delete_by_resource_id('files', 'issued');
-RESET ROLE;
-SET ROLE regress_validator;
+\c - regress_validator
 SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status;
-RESET ROLE;
+\c - postgres
 ALTER TABLE temptoken.temp_tokens OWNER TO postgres;
 ALTER TABLE temptoken.scopes OWNER TO postgres;
 ALTER TABLE temptoken.temp_tokens DISABLE ROW LEVEL SECURITY, NO FORCE ROW LEVEL SECURITY;
