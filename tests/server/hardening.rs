@@ -502,3 +502,41 @@ fn sorted_tokens_are_spilled_to_disk_unless_there_is_memory() {
         assert_eq!(cluster.files_contain(&token.as_bytes()[35..]), spilled, "{work_mem}");
     }
 }
+
+/// An administrator attaches a partition with code that names a table without its schema. The caller, who has a temporary table of
+/// that name, has begun to mint before, and waits for the table.
+#[test]
+fn code_that_comes_with_a_partition_while_a_call_waits_is_seen() {
+    let cluster = Cluster::with_extension(&[]);
+    cluster.run_script("postgres", &common::partitioning());
+    let mut admin = cluster.connect("postgres");
+    text(&mut admin, REGISTER);
+    let prepare = "CREATE ROLE issuer LOGIN; SELECT temptoken_grant('issuer', 'issue'); CREATE SCHEMA audit;
+                   CREATE TABLE audit.audit_log (id uuid)";
+    admin.batch_execute(prepare).unwrap();
+    let mut issuer = cluster.connect_as("issuer", "postgres");
+    issuer.batch_execute("CREATE TEMP TABLE audit_log (id uuid); GRANT ALL ON audit_log TO PUBLIC").unwrap();
+    let mint = "SELECT temptoken_mint('files', '1', '1 hour')";
+    assert_eq!(sqlstate(&mut issuer, mint), "ok");
+    admin
+        .batch_execute(
+            "DELETE FROM temptoken.temp_tokens;
+             BEGIN;
+             CREATE TABLE temptoken.p (LIKE temptoken.temp_tokens INCLUDING ALL);
+             CREATE FUNCTION audit.note() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO audit_log VALUES (NEW.id); RETURN NEW; END $$;
+             CREATE TRIGGER note BEFORE INSERT ON temptoken.p FOR EACH ROW EXECUTE FUNCTION audit.note();
+             ALTER TABLE temptoken.temp_tokens ATTACH PARTITION temptoken.p
+             FOR VALUES FROM (MINVALUE) TO ('f0000000-0000-0000-0000-000000000000')",
+        )
+        .unwrap();
+    let state = thread::scope(|scope| {
+        let call = scope.spawn(|| sqlstate(&mut issuer, mint));
+        let waits = "SELECT pid FROM pg_stat_activity WHERE usename = 'issuer' AND wait_event_type = 'Lock'";
+        common::wait_for("it waits", || value(&mut admin, waits));
+        admin.batch_execute("COMMIT").unwrap();
+        call.join().unwrap()
+    });
+    assert_eq!(state, "42501");
+    assert_eq!(text(&mut issuer, "SELECT count(*) FROM audit_log"), "0");
+}
