@@ -10,7 +10,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::place::{ByHand, Place};
 use super::{builder, catch, heed_signals, log_failure, status};
 use crate::errors::Error;
-use crate::pg::{self, IntoReport as _, TableChanged};
+use crate::pg::{self, IntoReport as _};
 use crate::settings;
 use crate::store::{self, Lock, tokens};
 
@@ -121,32 +121,7 @@ fn turn() -> End {
     let mut sweep = tokens::Sweep::new(pg::now());
     loop {
         let (begun, batch_size) = (Instant::now(), settings::sweep_batch_size());
-        let end = in_transaction(|| match store::lock_to_sweep() {
-            Lock::Absent => Ok(Err(End::Absent)),
-            Lock::Held => {
-                begin();
-                Ok(Err(End::Locked))
-            }
-            Lock::Taken(table) => {
-                let (mut limit, mut jump) = (batch_size, 0);
-                if let Some(place) = begin() {
-                    (sweep.after, jump) = place.position();
-                    limit = place.batch(batch_size);
-                }
-                // Until the end of the transaction: deferred triggers run at commit, and are to have the rights of the
-                // table's owner, not those of this process.
-                match pg::become_owner(table) {
-                    Ok(()) => {
-                        if jump > 0 {
-                            sweep.pass_over(jump)?;
-                            status::change(pg::database_oid(), |place| place.land(sweep.after));
-                        }
-                        Ok(Ok(sweep.step(limit)?))
-                    }
-                    Err(TableChanged) => Ok(Err(End::Absent)),
-                }
-            }
-        });
+        let end = in_transaction(|| remove_batch(&mut sweep, batch_size));
         let step = match end {
             Ok(step) => step,
             Err(end) => return end,
@@ -163,6 +138,31 @@ fn turn() -> End {
             return End::Paused;
         }
     }
+}
+
+/// Removes the next batch, in the transaction around it.
+fn remove_batch(sweep: &mut tokens::Sweep, batch_size: u64) -> Result<Result<tokens::Step, End>, Error> {
+    let table = match store::lock_to_sweep() {
+        Lock::Absent => return Ok(Err(End::Absent)),
+        Lock::Held => {
+            begin();
+            return Ok(Err(End::Locked));
+        }
+        Lock::Taken(table) => table,
+    };
+    let (mut limit, mut jump) = (batch_size, 0);
+    if let Some(place) = begin() {
+        (sweep.after, jump) = place.position();
+        limit = place.batch(batch_size);
+    }
+    // Until the end of the transaction: deferred triggers run at commit, and are to have the rights of the table's owner, not
+    // those of this process.
+    let Ok(()) = pg::become_owner(table) else { return Ok(Err(End::Absent)) };
+    if jump > 0 {
+        sweep.pass_over(jump)?;
+        status::change(pg::database_oid(), |place| place.land(sweep.after));
+    }
+    Ok(Ok(sweep.step(limit)?))
 }
 
 /// Records that this process sweeps the database.
