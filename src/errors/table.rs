@@ -85,9 +85,9 @@ table! {
         "Log in as an ordinary role, or give the tables to a superuser. Code of the owner's on the tables could get at the \
          rights of this session.";
     ReferringTable: "insufficient_privilege", b"42501",
-        "a table that refers to the extension's tables, or is a partition of one, belongs to an ordinary role",
-        "Drop its foreign key, or give it and the functions of its triggers to the owner of the extension's tables. They \
-         run with that owner's rights when a token is deleted.";
+        "a table that a deletion of tokens can reach, or the function of a trigger on it, belongs to an ordinary role",
+        "It runs with the rights of the owner of the extension's tables. Give tables with a foreign key to these, their \
+         partitions and parents, and the functions of their triggers to that owner or a superuser, or drop the foreign key.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",

@@ -33,7 +33,7 @@ pub struct Guard {
     /// Whether the role of oid $1, that of oid $2, or that of the session is a superuser or may become one: a boolean.
     pub may_be_superuser: &'static Statement,
     /// The tables that a deletion from the table of oid $1 may reach, its partitions too: the oid, a bigint, and whether the
-    /// table belongs to an ordinary role other than the owner of $1.
+    /// table, or code of it, belongs to an ordinary role other than the owner of $1.
     pub reached: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,

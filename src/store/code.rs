@@ -63,8 +63,9 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
     &[OID, OID],
 );
 
-/// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions: the oid, and whether the
-/// table belongs to an ordinary role other than the owner of $1. Other triggers than those of foreign keys are not followed.
+/// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions, and the parents of
+/// all, whose owners make triggers and checks for their partitions: the oid, and whether the table, or the function of a trigger
+/// on it, belongs to an ordinary role other than the owner of $1. Other triggers than those of foreign keys are not followed.
 pub static REACHED: Statement = Statement::reading(
     c"
     WITH RECURSIVE reached (oid) AS (
@@ -73,10 +74,15 @@ pub static REACHED: Statement = Statement::reading(
         SELECT next.oid FROM reached CROSS JOIN LATERAL (
             SELECT c.conrelid FROM pg_constraint AS c WHERE c.contype = 'f' AND c.confrelid = reached.oid
             UNION ALL SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = reached.oid
+            UNION ALL SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = reached.oid
         ) AS next (oid)
     )
-    SELECT c.oid::bigint, c.relowner <> t.relowner AND NOT r.rolsuper
-    FROM pg_class AS t, reached JOIN pg_class AS c ON c.oid = reached.oid JOIN pg_roles AS r ON r.oid = c.relowner
+    SELECT c.oid::bigint, EXISTS (
+        SELECT FROM pg_roles AS r
+        WHERE NOT r.rolsuper AND r.oid <> t.relowner AND (r.oid = c.relowner OR r.oid IN (
+            SELECT f.proowner FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid WHERE g.tgrelid = c.oid))
+    )
+    FROM pg_class AS t, reached JOIN pg_class AS c ON c.oid = reached.oid
     WHERE t.oid = $1",
     &[OID],
 );

@@ -639,6 +639,8 @@ SELECT public.temptoken_delete_by_scope('files');
 SELECT count(*) > 0 AS there FROM temptoken.temp_tokens;
 ALTER TABLE regress_app.session OWNER TO postgres;
 SELECT public.temptoken_delete_by_scope('files') > 0 AS deleted;
+ALTER FUNCTION regress_app.late() OWNER TO postgres;
+SELECT public.temptoken_delete_by_scope('files') > 0 AS deleted;
 -- Nor by a table that refers to a table of the administrator's that refers to tokens, nor as a partition of such a table.
 DROP TABLE regress_app.session;
 CREATE TABLE public.regress_session (token uuid PRIMARY KEY REFERENCES temptoken.temp_tokens ON DELETE CASCADE);
@@ -654,6 +656,21 @@ CREATE TABLE regress_app.session PARTITION OF public.regress_session FOR VALUES 
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
 ALTER TABLE regress_app.session OWNER TO regress_issuer;
 SELECT public.temptoken_delete_by_scope('files');
+DROP TABLE public.regress_session;
+-- Nor as the parent of one of the administrator's, nor by a function of theirs that a trigger on one calls.
+SET SESSION AUTHORIZATION regress_issuer;
+CREATE TABLE regress_app.sessions (token uuid, n integer) PARTITION BY LIST (n);
+CREATE FUNCTION regress_app.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE WARNING 'as %', current_user; RETURN NULL; END $$;
+RESET SESSION AUTHORIZATION;
+CREATE TABLE public.regress_session PARTITION OF regress_app.sessions FOR VALUES IN (1);
+ALTER TABLE public.regress_session ADD FOREIGN KEY (token) REFERENCES temptoken.temp_tokens ON DELETE CASCADE;
+SELECT public.temptoken_delete_by_scope('files');
+DROP TABLE regress_app.sessions;
+CREATE TABLE public.regress_session (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE);
+CREATE TRIGGER note AFTER DELETE ON public.regress_session FOR EACH ROW EXECUTE FUNCTION regress_app.note();
+SELECT public.temptoken_delete_by_scope('files');
+ALTER FUNCTION regress_app.note() OWNER TO postgres;
+SELECT public.temptoken_delete_by_scope('no files');
 DROP TABLE public.regress_session;
 -- A table of theirs that tokens refer to is no such table.
 SET SESSION AUTHORIZATION regress_issuer;
