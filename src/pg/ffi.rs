@@ -98,6 +98,8 @@ declare! {
 unsafe extern "C-unwind" {
     // access/heaptoast.h
     pub fn toast_flatten_tuple(tuple: HeapTuple, description: TupleDesc) -> HeapTuple;
+    // catalog/partition.h
+    pub fn get_partition_ancestors(table: Oid) -> *mut List;
     // catalog/pg_inherits.h
     pub fn find_all_inheritors(table: Oid, lock: LOCKMODE, parents: *mut *mut List) -> *mut List;
     // What ereport() calls, utils/elog.h

@@ -7,6 +7,8 @@ use pgrx::pg_sys::{self, Oid};
 
 use super::call::Call;
 use super::datum::varlena;
+use super::ffi;
+use super::relation::{of_catalog, oids};
 
 /// A call as an AFTER ROW trigger of DELETE or UPDATE.
 pub struct Trigger<'call> {
@@ -57,13 +59,21 @@ impl<'call> Call<'call> {
 
 impl<'call> Trigger<'call> {
     /// Whether the owner of the trigger's table may execute the function. PostgreSQL asks that of whoever creates a trigger, and
-    /// never again.
+    /// never again. A partition has copies of its parents' triggers, so that their owners need it too.
     pub fn is_owner_allowed(&self) -> bool {
         // SAFETY: the relation is open. The arguments are of the types of has_function_privilege(oid, oid, text).
         unsafe {
-            let owner = (*(*self.data.tg_relation).rd_rel).relowner;
-            let arguments = [Some(owner.into()), Some(self.function.into()), Some(varlena(b"EXECUTE"))];
-            direct_function_call(pg_sys::has_function_privilege_id_id, &arguments) == Some(true)
+            let may_execute = |owner: Oid| {
+                let arguments = [Some(owner.into()), Some(self.function.into()), Some(varlena(b"EXECUTE"))];
+                direct_function_call(pg_sys::has_function_privilege_id_id, &arguments) == Some(true)
+            };
+            let table = &*self.data.tg_relation;
+            let of_parent = |parent: Oid| {
+                let owner = |row: &pg_sys::FormData_pg_class| row.relowner;
+                of_catalog(pg_sys::SysCacheIdentifier::RELOID, parent, owner).is_some_and(may_execute)
+            };
+            may_execute((*table.rd_rel).relowner)
+                && (!(*table.rd_rel).relispartition || oids(ffi::get_partition_ancestors(table.rd_id)).all(of_parent))
         }
     }
 

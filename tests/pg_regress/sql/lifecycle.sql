@@ -51,7 +51,21 @@ RESET ROLE;
 SELECT public.temptoken_grant('regress_app', 'issue');
 DELETE FROM public.regress_flow WHERE id = 'd2';
 SELECT count(*) FROM temptoken.temp_tokens;
+-- So does the owner of a table that this one is a partition of, whose trigger it has.
+CREATE TABLE public.regress_flows (id text) PARTITION BY LIST (id);
+CREATE TRIGGER ended AFTER DELETE ON public.regress_flows
+    FOR EACH ROW EXECUTE FUNCTION public.temptoken_delete_by_resource_id_trigger('flows', 'id');
+ALTER TABLE public.regress_flows OWNER TO regress_app;
+CREATE TABLE public.regress_flow_e PARTITION OF public.regress_flows FOR VALUES IN ('e');
+SELECT length(public.temptoken_mint('flows', 'e', '1 hour'));
+INSERT INTO public.regress_flows VALUES ('e'), ('e');
 SELECT public.temptoken_revoke_grant('regress_app', 'issue');
+DELETE FROM public.regress_flows;
+SELECT count(*) FROM temptoken.temp_tokens;
+ALTER TABLE public.regress_flows OWNER TO current_user;
+DELETE FROM public.regress_flows;
+SELECT count(*) FROM temptoken.temp_tokens;
+DROP TABLE public.regress_flows;
 ALTER TABLE public.regress_flow OWNER TO current_user;
 
 -- Column types, whatever the settings of the session.
