@@ -77,7 +77,7 @@ table! {
     OutOfMemory: "out_of_memory", b"53200", "out of memory",
         "Pass less at a time.";
     TemporaryObject: "insufficient_privilege", b"42501",
-        "this session has a temporary table or type of an ordinary role, and the extension's tables have code of their owner's",
+        "this session has a temporary table or type, and the extension's tables have code of their owner's",
         "Drop it (DISCARD TEMP). A trigger, rule or the like runs with the owner's rights, and could take it for a table or \
          type of its own.";
     OrdinaryOwner: "insufficient_privilege", b"42501",

@@ -191,8 +191,8 @@ struct PgDepend {
     objid: Oid,
 }
 
-/// Whether the temporary schema of this session has a table or type that belongs to an ordinary role other than `owner`.
-/// Whose session it is makes no difference: the caller may act as somebody else already.
+/// Whether the temporary schema of this session has a table or type that an ordinary role other than `owner` has a hand in: it
+/// belongs to one, or one has logged in, who may have been given rights on it. As whom the session acts by now makes no difference.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
@@ -214,14 +214,15 @@ unsafe fn has_temporary_object_of_another(owner: Oid) -> bool {
         let depend = pg_sys::table_open(PG_DEPEND.into(), lock);
         let index = PG_DEPEND_REFERENCE_INDEX.into();
         let scan = pg_sys::systable_beginscan(depend, index, true, ptr::null_mut(), 2, keys.as_mut_ptr());
-        let mut found = false;
+        let is_trusted = |role: Oid| role == owner || pg_sys::superuser_arg(role);
+        let (login, mut found) = ((*pg_sys::MyProc).roleId, false);
         while !found {
             let tuple = pg_sys::systable_getnext(scan);
             if tuple.is_null() {
                 break;
             }
             let object = &*pg_sys::GETSTRUCT(tuple).cast::<PgDepend>();
-            found = owner_of(object).is_some_and(|by| by != owner && !pg_sys::superuser_arg(by));
+            found = owner_of(object).is_some_and(|by| !(is_trusted(by) && is_trusted(login)));
         }
         pg_sys::systable_endscan(scan);
         pg_sys::table_close(depend, lock);

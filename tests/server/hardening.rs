@@ -539,4 +539,13 @@ fn code_that_comes_with_a_partition_while_a_call_waits_is_seen() {
     });
     assert_eq!(state, "42501");
     assert_eq!(text(&mut issuer, "SELECT count(*) FROM audit_log"), "0");
+    // A superuser's temporary table in the session of an ordinary role, who may have rights on it.
+    admin
+        .batch_execute(
+            "CREATE FUNCTION public.scratch() RETURNS void LANGUAGE sql SECURITY DEFINER AS
+             'CREATE TEMP TABLE audit_log (id uuid); GRANT ALL ON audit_log TO PUBLIC'",
+        )
+        .unwrap();
+    issuer.batch_execute("DISCARD TEMP; SELECT public.scratch()").unwrap();
+    assert_eq!(sqlstate(&mut issuer, mint), "42501");
 }
