@@ -253,27 +253,13 @@ fn delete_by_scope(_call: &Call<'_>, (scope,): (Bytes<'_>,)) -> Answer {
 }
 
 fn delete_expired(_call: &Call<'_>, (before,): (Option<i64>,)) -> Answer {
-    const BATCH: u64 = 10_000;
     pg::require_writable(c"temptoken_delete_expired()");
-    let Some(before) = before else { return count(Ok(0)) };
-    // With a time to come, tokens that work are among those deleted.
-    pg::commit_durably();
-    let mut sweep = tokens::Sweep::new(before);
-    let mut removed = 0;
-    loop {
-        let step = sweep.step(BATCH)?;
-        removed += step.removed;
-        if step.is_last {
-            return count(Ok(removed));
-        }
-    }
+    count(before.map_or(Ok(0), tokens::delete_expired))
 }
 
 fn delete_by_resource_id_trigger(call: &Call<'_>, (): ()) -> Answer {
     let trigger = call.trigger().ok_or(Kind::NoTrigger)?;
-    if !trigger.is_owner_allowed() {
-        return Err(Kind::TriggerPrivilege.into());
-    }
+    trigger.is_owner_allowed().then_some(()).ok_or(Kind::TriggerPrivilege)?;
     let (scope, column) = trigger.two_arguments().ok_or(Kind::TriggerArguments)?;
     match trigger.old_value(column) {
         ColumnText::Unfit => return Err(Error::trigger_column(column.to_bytes())),

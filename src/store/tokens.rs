@@ -245,6 +245,21 @@ pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
 }
 
+/// Deletes every token with `expires_at <= before` (Unix microseconds). Returns how many.
+pub fn delete_expired(before: i64) -> Result<u64, Error> {
+    const BATCH: u64 = 10_000;
+    // With a time to come, tokens that work are among them.
+    pg::commit_durably();
+    let (mut sweep, mut removed) = (Sweep::new(before), 0);
+    loop {
+        let step = sweep.step(BATCH)?;
+        removed += step.removed;
+        if step.is_last {
+            return Ok(removed);
+        }
+    }
+}
+
 /// A walk over expired tokens, in id order.
 #[derive(Clone, Copy)]
 pub struct Sweep {
