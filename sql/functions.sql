@@ -262,7 +262,7 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_find_tokens(text) IS
-'Every token that stands in a text, such as a pasted log: its id, whether this database has it, whether some request would be authorized by it now.';
+'Every token that stands in a text as it was minted, such as a pasted log (decode a mail before): its id, whether this database has it, whether some request would be authorized by it now.';
 
 -- A barrier: whoever may read the view sees nothing of other tokens by a function of his own in WHERE.
 CREATE VIEW temptoken.active_tokens WITH (security_barrier) AS
