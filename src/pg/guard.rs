@@ -16,9 +16,8 @@ use pgrx::pg_sys::{self, Oid};
 
 use super::datum::{Boolean, Int8};
 use super::ffi;
-use super::lookup::Tuple;
 use super::owner::Roles;
-use super::relation::{of_catalog, oids, reaches_others};
+use super::relation::{lock_with_children, of_catalog, oids, reaches_others};
 use super::report::Report;
 use super::statement::Statement;
 
@@ -33,7 +32,7 @@ pub struct Guard {
     /// Whether the role of oid $1, that of oid $2, or that of the session is a superuser or may become one: a boolean.
     pub may_be_superuser: &'static Statement,
     /// The tables that a deletion from the table of oid $1 may reach, its partitions too: the oid, a bigint, and whether the
-    /// table, or code of it, belongs to an ordinary role other than the owner of $1.
+    /// table, or code of it, belongs to an ordinary role other than the owner of $1. In the order of their oids.
     pub reached: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
@@ -145,9 +144,12 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
         if writes && reaches_others(relation) {
             refuse_referring_table(guard, relation);
         }
-        // A look may wait for a partition, and does not see what was done there meanwhile. The second does.
-        if has_temporary_object_of_another(roles.owner) && (0..2).any(|_| guard.has_code.asks(&[relation])) {
-            refuse(|guard| guard.temporary_object);
+        if has_temporary_object_of_another(roles.owner) {
+            // A look that waits for a partition does not see what was done there meanwhile.
+            _ = lock_with_children(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE);
+            if guard.has_code.asks(&[relation]) {
+                refuse(|guard| guard.temporary_object);
+            }
         }
         work()
     }
@@ -159,18 +161,23 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
 /// # Safety
 /// As of [`guarded`].
 unsafe fn refuse_referring_table(guard: &Guard, relation: Oid) {
-    let mut is_of_another = false;
-    let mut visit = |row: &Tuple<'_>| {
-        // The mode of a deletion. With it no other table comes to refer to this one while the statement waits for a row.
-        let oid = Oid::from(row.get::<Int8>(1).unwrap_or_default() as u32);
-        // SAFETY: within a transaction.
-        unsafe { pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE) };
-        is_of_another |= row.get::<Boolean>(2) == Some(true);
-    };
-    // SAFETY: by the caller's promise. The second look sees what the first did not lock in time.
+    let (mut locked, mut is_of_another) = (ptr::null_mut::<pg_sys::List>(), false);
+    // SAFETY: by the caller's promise. Lists of oids can be compared.
     unsafe {
-        for _ in 0..2 {
-            guard.reached.execute(&[Some(relation.into())], &mut visit);
+        // While a lock is waited for, other tables may come to refer to these. The look that finds no other is the last.
+        loop {
+            let mut found = ptr::null_mut();
+            guard.reached.execute(&[Some(relation.into())], &mut |row| {
+                // The mode of a deletion. With it no other table comes to refer to this one while the statement waits for a row.
+                let oid = Oid::from(row.get::<Int8>(1).unwrap_or_default() as u32);
+                pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+                found = pg_sys::lappend_oid(found, oid);
+                is_of_another |= row.get::<Boolean>(2) == Some(true);
+            });
+            if pg_sys::equal(found.cast(), locked.cast()) {
+                break;
+            }
+            locked = found;
         }
         if is_of_another {
             refuse(|guard| guard.referring_table);

@@ -177,18 +177,36 @@ pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
     };
     // SAFETY: by the caller's promise. The tables are open while they are asked.
     unsafe {
+        let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
         let describe = |table: pg_sys::Relation| {
             let row = &*(*table).rd_rel;
             (row.relowner, row.relhassubclass, triggers(table).iter().any(of_key))
         };
         let Ok((owner, has_children, is_referred_to)) = of_table(relation, describe) else { return false };
         is_referred_to
-            || has_children && {
-                let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-                oids(ffi::find_all_inheritors(relation, lock, ptr::null_mut())).any(|child| {
+            || has_children
+                && lock_with_children(relation, lock).any(|child| {
                     of_table(child, describe).is_ok_and(|(of, _, is_referred_to)| of != owner || is_referred_to)
                 })
+    }
+}
+
+/// Locks table `relation`, its partitions and its child tables, which it returns. While one of the locks is waited for, others may
+/// come: they are looked for until there are none.
+///
+/// # Safety
+/// Within a transaction. An error leaves by longjmp.
+pub(super) unsafe fn lock_with_children(relation: Oid, lock: pg_sys::LOCKMODE) -> impl Iterator<Item = Oid> {
+    // SAFETY: by the caller's promise. Lists of oids can be compared.
+    unsafe {
+        let mut locked: *mut pg_sys::List = ptr::null_mut();
+        loop {
+            let found = ffi::find_all_inheritors(relation, lock, ptr::null_mut());
+            if pg_sys::equal(found.cast(), locked.cast()) {
+                return oids(found);
             }
+            locked = found;
+        }
     }
 }
 

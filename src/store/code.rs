@@ -83,6 +83,7 @@ pub static REACHED: Statement = Statement::reading(
             SELECT f.proowner FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid WHERE g.tgrelid = c.oid))
     )
     FROM pg_class AS t, reached JOIN pg_class AS c ON c.oid = reached.oid
-    WHERE t.oid = $1",
+    WHERE t.oid = $1
+    ORDER BY c.oid",
     &[OID],
 );
