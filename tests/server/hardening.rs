@@ -549,3 +549,50 @@ fn code_that_comes_with_a_partition_while_a_call_waits_is_seen() {
     issuer.batch_execute("DISCARD TEMP; SELECT public.scratch()").unwrap();
     assert_eq!(sqlstate(&mut issuer, mint), "42501");
 }
+
+/// While a deletion looks for tables that refer to tokens, and waits for a lock on each, others come to refer to those.
+#[test]
+fn tables_that_come_to_refer_to_tokens_while_a_deletion_waits_are_seen() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut admin = cluster.connect("postgres");
+    text(&mut admin, REGISTER);
+    admin
+        .batch_execute(
+            "CREATE ROLE issuer LOGIN; SELECT temptoken_grant('issuer', 'issue'); CREATE ROLE bob LOGIN;
+             CREATE SCHEMA bob AUTHORIZATION bob; CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO bob;
+             CREATE TABLE app.first (id uuid PRIMARY KEY REFERENCES temptoken.temp_tokens ON DELETE CASCADE);
+             CREATE TABLE app.second (id uuid PRIMARY KEY REFERENCES temptoken.temp_tokens ON DELETE CASCADE);
+             GRANT REFERENCES ON app.first TO bob",
+        )
+        .unwrap();
+    let refer = |client: &mut Client, table: &str| {
+        client
+            .batch_execute(&format!(
+                "BEGIN; CREATE TABLE bob.to_{table} (id uuid REFERENCES app.{table} ON DELETE CASCADE)"
+            ))
+            .unwrap();
+    };
+    let [mut issuer, mut bob, mut also_bob] = ["issuer", "bob", "bob"].map(|role| cluster.connect_as(role, "postgres"));
+    refer(&mut bob, "first");
+    let state = thread::scope(|scope| {
+        let call = scope.spawn(|| sqlstate(&mut issuer, "SELECT temptoken_delete_by_resource_id('files', '1')"));
+        let mut wait = |table: &str| {
+            let waits = format!(
+                "SELECT pid FROM pg_locks WHERE NOT granted AND relation = 'app.{table}'::regclass AND mode = 'RowExclusiveLock'"
+            );
+            common::wait_for("it waits", || value(&mut admin, &waits));
+            if table == "first" {
+                let third = "CREATE TABLE app.third (id uuid PRIMARY KEY REFERENCES app.second ON DELETE CASCADE);
+                             GRANT REFERENCES ON app.third TO bob";
+                admin.batch_execute(third).unwrap();
+            }
+        };
+        wait("first");
+        refer(&mut also_bob, "third");
+        bob.batch_execute("ROLLBACK").unwrap();
+        wait("third");
+        also_bob.batch_execute("COMMIT").unwrap();
+        call.join().unwrap()
+    });
+    assert_eq!(state, "42501");
+}
