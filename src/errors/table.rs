@@ -84,7 +84,7 @@ table! {
         "the extension's tables belong to an ordinary role, and this session may have a superuser's rights",
         "Log in as an ordinary role, or give the tables to a superuser. Code of the owner's on the tables could get at the \
          rights of this session.";
-    ReferringTable: "insufficient_privilege", b"42501",
+    ReachedTable: "insufficient_privilege", b"42501",
         "a table that a deletion of tokens can reach, or the function of a trigger on it, belongs to an ordinary role",
         "It runs with the rights of the owner of the extension's tables. Give tables with a foreign key to these, their \
          partitions and parents, and the functions of their triggers to that owner or a superuser, or drop the foreign key.";
@@ -97,7 +97,8 @@ table! {
         "Create it AFTER DELETE OR UPDATE, FOR EACH ROW.";
     TriggerPrivilege: "insufficient_privilege", b"42501",
         "the owner of the table may not execute temptoken_delete_by_resource_id_trigger()",
-        "Drop the trigger, or give that role the privilege: SELECT temptoken_grant('role', 'issue').";
+        "Drop the trigger, or give that role the privilege: SELECT temptoken_grant('role', 'issue'). Where the table is a \
+         partition, the owners of its parents need it too.";
     TriggerArguments: "invalid_parameter_value", b"22023",
         "temptoken_delete_by_resource_id_trigger() takes two arguments",
         "EXECUTE FUNCTION temptoken_delete_by_resource_id_trigger('scope', 'column')";

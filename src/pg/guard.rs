@@ -39,7 +39,7 @@ pub struct Guard {
     /// The error for tables of an ordinary owner in the session of a superuser.
     pub ordinary_owner: fn() -> Report,
     /// The error for another role's table that refers to ours, or is a partition of it.
-    pub referring_table: fn() -> Report,
+    pub reached_table: fn() -> Report,
     /// The error for a name that leads to another table.
     pub other_table: fn() -> Report,
 }
@@ -142,7 +142,7 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
             refuse(|guard| guard.ordinary_owner);
         }
         if writes && reaches_others(relation) {
-            refuse_referring_table(guard, relation);
+            refuse_reached_table(guard, relation);
         }
         if has_temporary_object_of_another(roles.owner) {
             // A look that waits for a partition does not see what was done there meanwhile.
@@ -160,7 +160,7 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
 ///
 /// # Safety
 /// As of [`guarded`].
-unsafe fn refuse_referring_table(guard: &Guard, relation: Oid) {
+unsafe fn refuse_reached_table(guard: &Guard, relation: Oid) {
     let (mut locked, mut is_of_another) = (ptr::null_mut::<pg_sys::List>(), false);
     // SAFETY: by the caller's promise. Lists of oids can be compared.
     unsafe {
@@ -180,7 +180,7 @@ unsafe fn refuse_referring_table(guard: &Guard, relation: Oid) {
             locked = found;
         }
         if is_of_another {
-            refuse(|guard| guard.referring_table);
+            refuse(|guard| guard.reached_table);
         }
     }
 }

@@ -105,7 +105,7 @@ pub fn watch() {
         reached: &code::REACHED,
         temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
         ordinary_owner: || Error::from(Kind::OrdinaryOwner).into_report(),
-        referring_table: || Error::from(Kind::ReferringTable).into_report(),
+        reached_table: || Error::from(Kind::ReachedTable).into_report(),
         other_table: || Error::from(Kind::TablesMissing).into_report(),
     });
 }

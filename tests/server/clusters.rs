@@ -451,3 +451,21 @@ fn tokens_survive_pg_upgrade() {
     assert_eq!(text(&mut client, &status), "ok");
     wait_until("the new cluster sweeps", || has_tokens(&mut client, 1));
 }
+
+/// After the steps of scale-out.md, where whoever makes tables grants everything on them.
+#[test]
+fn partitions_have_no_default_privileges() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute("CREATE ROLE app; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app; CREATE TABLE usual ()")
+        .unwrap();
+    for words in ["PARTITION BY", "partitions.first_id"] {
+        cluster.run_script("postgres", &common::scale_out(words));
+    }
+    let granted = "SELECT string_agg(c.relname, ' ') FROM pg_class AS c
+                   WHERE has_table_privilege('app', c.oid, 'SELECT, INSERT, TRIGGER, REFERENCES')
+                       AND c.relnamespace IN ('public'::regnamespace, 'temptoken'::regnamespace)";
+    assert_eq!(text(&mut client, granted), "usual");
+    assert_eq!(text(&mut client, "SELECT count(*) > 4 FROM pg_partition_tree('temptoken.temp_tokens')"), "t");
+}
