@@ -90,11 +90,17 @@ fn sessions_notice_that_the_table_was_distributed() {
     assert_eq!(text(&mut on_worker, &ask), "ok");
 }
 
-/// As scale-out.md says.
+/// As scale-out.md says, where whoever makes tables grants everything on them.
 #[test]
 fn the_table_comes_back_from_its_shards() {
     let Some(citus) = Citus::start("postgres", &[]) else { return };
     let mut client = citus.coordinator.connect("postgres");
+    client
+        .batch_execute(
+            "CREATE ROLE app; CREATE ROLE manager; SELECT temptoken_grant('manager', 'manage');
+             ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app; CREATE TABLE usual ()",
+        )
+        .unwrap();
     text(&mut client, REGISTER);
     let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
     let ask = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");
@@ -106,6 +112,17 @@ fn the_table_comes_back_from_its_shards() {
     assert_eq!(text(&mut client, &ask), "ok");
     mint(&mut client, 9, "1 hour");
     assert_eq!(text(&mut client, "SELECT count(*) FROM temptoken.active_tokens"), "10");
+    let granted = |role: &str| {
+        format!(
+            "SELECT string_agg(c.relname, ' ') FROM pg_class AS c
+             WHERE (c.relnamespace = 'temptoken'::regnamespace OR c.relname = 'usual')
+                 AND has_table_privilege('{role}', c.oid, 'SELECT')"
+        )
+    };
+    assert_eq!(text(&mut client, &granted("app")), "usual");
+    assert_eq!(text(&mut client, &granted("manager")), "active_tokens");
+    client.batch_execute("SELECT create_distributed_table('temptoken.temp_tokens', 'id')").unwrap();
+    assert_eq!(text(&mut client, &ask), "ok", "and once more into shards");
     client.batch_execute("DROP EXTENSION temptoken").unwrap();
 }
 

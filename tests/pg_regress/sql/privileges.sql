@@ -147,6 +147,13 @@ DROP SCHEMA regress_hostile CASCADE;
 DROP SCHEMA regress_uses CASCADE;
 RESET client_min_messages;
 
+-- Whoever may read active_tokens learns nothing of other tokens by a function of his own, however cheap that says it is.
+SELECT public.temptoken_register_scope('listed', ARRAY['GET /l/{id}'], '1 hour', '{id}');
+SELECT count(*) FROM public.temptoken_mint_many('listed', '{1,2}', '1 hour');
+UPDATE temptoken.temp_tokens SET expires_at = created_at WHERE resource_id = '2';
+CREATE FUNCTION pg_temp.leak(text) RETURNS boolean COST 0.0001 LANGUAGE plpgsql AS $$ BEGIN RAISE NOTICE '%', $1; RETURN true; END $$;
+SELECT count(*) FROM temptoken.active_tokens WHERE scope = 'listed' AND pg_temp.leak(resource_id);
+
 DELETE FROM temptoken.temp_tokens;
 DELETE FROM temptoken.scopes;
 REVOKE ALL ON FUNCTION public.temptoken_validate(text, text, text), public.temptoken_try_validate(text, text, text),
