@@ -64,7 +64,7 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean) IS
 'Mints a token and returns it, the only time that it can be seen.
-scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding, which up to the first semicolon are neither empty nor . or .. (dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation; at most 65536 bytes as a text. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works; whoever else replaces them waits until this transaction ends.
+scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding and semicolon, which are not . or .. (dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation; at most 65536 bytes as a text. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works; whoever else replaces them waits until this transaction ends.
 Errors: TT003 scope_unknown; TT005 ttl_exceeds_max; TT012 invalid_resource_id; 22023 max_uses not positive or over the scope''s; 54000 metadata of more bytes; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_mint_many(

@@ -62,8 +62,8 @@ table! {
     InvalidScope: "invalid_scope", b"TT011", "invalid scope",
         "A scope looks like temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}').";
     InvalidResourceId: "invalid_resource_id", b"TT012", "invalid resource id",
-        "Where the scope has a placeholder, pass one path segment of RFC 3986 characters without percent-encoding, which \
-         up to its first semicolon is neither empty nor . or .. (dots).";
+        "Where the scope has a placeholder, pass one path segment of RFC 3986 characters without percent-encoding and \
+         semicolon, which is not . or .. (dots).";
     InvalidMaxUses: "invalid_parameter_value", b"22023", "max_uses must be positive",
         "Pass NULL for the scope's own limit, or a positive number that is not over it.";
     MetadataTooLarge: "program_limit_exceeded", b"54000", "metadata is too large",

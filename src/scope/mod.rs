@@ -338,14 +338,10 @@ fn is_path(path: &[u8], placeholder: &[u8]) -> bool {
 }
 
 /// Whether `resource_id` in a route leaves it that route. It is one or more path characters, and no segment that servers
-/// resolve, also after they have cut its path parameters (RFC 3986, section 3.3).
+/// resolve. It has no semicolon: servers cut what follows one (path parameters, RFC 3986, section 3.3), and `42;x` would be
+/// served as `42`.
 fn fits_in_path(resource_id: &[u8]) -> bool {
-    !matches!(before_semicolon(resource_id), b"" | b"." | b"..") && resource_id.iter().all(|byte| is_pchar(*byte))
-}
-
-/// A segment without its path parameters.
-fn before_semicolon(segment: &[u8]) -> &[u8] {
-    segment.split(|byte| *byte == b';').next().unwrap_or_default()
+    !matches!(resource_id, b"" | b"." | b"..") && resource_id.iter().all(|byte| is_pchar(*byte) && *byte != b';')
 }
 
 /// Whether `path` is `route`'s, byte for byte, with `resource_id` in each place for it.

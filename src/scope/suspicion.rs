@@ -1,6 +1,6 @@
 //! Routes that are valid, but probably not what their author meant.
 
-use super::{ScopeRow, before_semicolon, pieces, quotable, split_route};
+use super::{ScopeRow, pieces, quotable, split_route};
 
 /// The most suspicions that are reported of one scope.
 pub const SUSPICIONS_MAX: usize = 5;
@@ -51,7 +51,7 @@ fn about_segment(segment: &[u8], placeholder: &[u8]) -> Option<(&'static str, &'
             "is compared as it is written",
             "No character stands for others: register each path, or use the placeholder.",
         ))
-    } else if matches!(before_semicolon(segment), b"." | b"..") {
+    } else if matches!(segment.split(|byte| *byte == b';').next(), Some(b"." | b"..")) {
         Some((
             "no server that resolves dots lets through",
             "Servers cut what follows a semicolon, and then resolve the dots.",

@@ -59,8 +59,8 @@ BEGIN
     RETURN (public.temptoken_try_validate(token, 'GET', '/files/' || stored)).status;
 END $$;
 SELECT stored, pg_temp.by_hand(:'by_hand', stored) AS status
-FROM unnest(ARRAY['..;', '.;x', ';', '..;/', '..', '', 'a/b', 'a;..', 'x;v=1']) AS stored;
-DELETE FROM temptoken.temp_tokens WHERE resource_id = 'x;v=1';
+FROM unnest(ARRAY['..;', '.;x', ';', '..;/', '..', '', 'a/b', 'a;..', '42;x']) AS stored;
+DELETE FROM temptoken.temp_tokens WHERE id = substr(:'by_hand', 4, 32)::uuid;
 
 -- Methods.
 SELECT number, left(method, 20) AS method, status
