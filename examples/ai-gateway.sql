@@ -1,7 +1,9 @@
 -- The links of an AI gateway: a user authorizes an OAuth flow, enters headers, or consents, on a page that opens without
 -- a login. Each link is a token for one flow, for 15 minutes. Played by `make demo`; any psql can play it.
 
-CREATE EXTENSION temptoken;
+CREATE SCHEMA auth;
+CREATE EXTENSION temptoken SCHEMA auth;
+SET search_path = auth;
 
 -- 1. Scopes: which routes, for how long. {id} stands for the flow.
 SELECT temptoken_register_scope('mcp_auth',

@@ -52,7 +52,7 @@ $$;
 GRANT EXECUTE ON FUNCTION @extschema@.temptoken_stats(), @extschema@.temptoken_sweep_status() TO pg_monitor;
 
 -- Where anybody may create functions beside these, a call can be made to find another's: an overload whose argument types
--- fit better, or one with fewer defaults. Schema public comes before that of the extension in most search paths.
+-- fit better, or one with fewer defaults. The order of a search path only decides between the same argument types.
 DO LANGUAGE plpgsql $$
 DECLARE
     schema text;
@@ -67,7 +67,7 @@ BEGIN
         RAISE WARNING 'temptoken: PUBLIC may create objects in schema %', schema
             USING DETAIL = 'Any role can put a function there that is called in the place of one of the extension''s.',
                   HINT = pg_catalog.format('REVOKE CREATE ON SCHEMA %s FROM PUBLIC, or install into a schema of its own '
-                      'that comes first in every search path.', schema);
+                      'and keep this one out of search paths.', schema);
     END LOOP;
 END
 $$;

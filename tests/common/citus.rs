@@ -41,6 +41,7 @@ impl Citus {
         for worker in &citus.workers {
             text(&mut client, &add("citus_add_node", worker));
         }
+        client.batch_execute("CREATE EXTENSION temptoken").unwrap();
         citus.coordinator.run_script(database, &scale_out("create_distributed_table"));
         Some(citus)
     }
