@@ -51,22 +51,32 @@ $$;
 -- After the revocations: what the privilege 'monitor' covers.
 GRANT EXECUTE ON FUNCTION @extschema@.temptoken_stats(), @extschema@.temptoken_sweep_status() TO pg_monitor;
 
--- Where anybody may create functions beside these, a call can be made to find another's: an overload whose argument types
--- fit better, or one with fewer defaults. The order of a search path only decides between the same argument types.
+-- Whoever may create functions beside these can have a call find another: an overload whose argument types fit better, or one with
+-- fewer defaults. The order of a search path only decides between the same argument types. In schema public, the owner of the database
+-- may create; that is no news.
 DO LANGUAGE plpgsql $$
 DECLARE
     schema text;
+    roles text;
 BEGIN
-    FOR schema IN
-        SELECT pg_catalog.quote_ident(n.nspname)
+    FOR schema, roles IN
+        SELECT pg_catalog.quote_ident(n.nspname),
+            CASE WHEN pg_catalog.has_schema_privilege('public', n.oid, 'CREATE') THEN 'PUBLIC'
+                 WHEN n.oid OPERATOR(pg_catalog.=) e.extnamespace THEN (
+                     SELECT pg_catalog.string_agg(pg_catalog.quote_ident(r.rolname), ', ' ORDER BY r.rolname)
+                     FROM pg_catalog.pg_roles AS r
+                     WHERE NOT r.rolsuper AND r.rolname OPERATOR(pg_catalog.<>) 'pg_database_owner'
+                         AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE'))
+            END
         FROM pg_catalog.pg_namespace AS n, pg_catalog.pg_extension AS e
         WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken'
             AND (n.oid OPERATOR(pg_catalog.=) e.extnamespace OR n.nspname OPERATOR(pg_catalog.=) 'public')
-            AND pg_catalog.has_schema_privilege('public', n.oid, 'CREATE')
     LOOP
-        RAISE WARNING 'temptoken: PUBLIC may create objects in schema %', schema
-            USING DETAIL = 'Any role can put a function there that is called in the place of one of the extension''s.',
-                  HINT = pg_catalog.format('REVOKE CREATE ON SCHEMA %s FROM PUBLIC, or install into a schema of its own '
+        CONTINUE WHEN roles IS NULL;
+        RAISE WARNING 'temptoken: % may create objects in schema %', roles, schema
+            USING DETAIL = 'Whoever may can put a function there that is called in the place of one of the extension''s, with the '
+                      'rights of the caller.',
+                  HINT = pg_catalog.format('Let a superuser own schema %s, and REVOKE CREATE ON it, or install into a schema of its own '
                       'and keep this one out of search paths.', schema);
     END LOOP;
 END

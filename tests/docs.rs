@@ -177,7 +177,18 @@ BEGIN
 END
 $$;
 DROP EXTENSION temptoken;
-DROP SCHEMA own;";
+DROP SCHEMA own;
+-- The same for what PostgreSQL has, where its own does not fit exactly.
+CREATE FUNCTION public.other(oid, regclass) RETURNS boolean LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'another operator is called'; END $$;
+CREATE OPERATOR public.= (LEFTARG = oid, RIGHTARG = regclass, FUNCTION = public.other);
+CREATE FUNCTION public.other(numeric, integer) RETURNS numeric LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'another operator is called'; END $$;
+CREATE OPERATOR public.* (LEFTARG = numeric, RIGHTARG = integer, FUNCTION = public.other);
+CREATE FUNCTION public.format(text, text) RETURNS text LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'another function is called'; END $$;
+CREATE FUNCTION public.format(text, regclass, text) RETURNS text LANGUAGE plpgsql AS
+    $$ BEGIN RAISE EXCEPTION 'another function is called'; END $$;";
 
 #[test]
 fn every_example_does_what_its_page_says() {

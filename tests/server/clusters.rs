@@ -452,11 +452,15 @@ fn tokens_survive_pg_upgrade() {
     wait_until("the new cluster sweeps", || has_tokens(&mut client, 1));
 }
 
-/// After the steps of scale-out.md, where whoever makes tables grants everything on them.
+/// After the steps of scale-out.md, where whoever makes tables grants everything on them, and tokens are there.
 #[test]
-fn partitions_have_no_default_privileges() {
+fn partitions_have_tokens_and_no_default_privileges() {
     let cluster = Cluster::with_extension(&[]);
     let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+    // The page registers it too.
+    text(&mut client, "SELECT temptoken_unregister_scope('files')");
     client
         .batch_execute("CREATE ROLE app; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app; CREATE TABLE usual ()")
         .unwrap();
@@ -467,5 +471,17 @@ fn partitions_have_no_default_privileges() {
                    WHERE has_table_privilege('app', c.oid, 'SELECT, INSERT, TRIGGER, REFERENCES')
                        AND c.relnamespace IN ('public'::regnamespace, 'temptoken'::regnamespace)";
     assert_eq!(text(&mut client, granted), "usual");
-    assert_eq!(text(&mut client, "SELECT count(*) > 4 FROM pg_partition_tree('temptoken.temp_tokens')"), "t");
+    assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "6");
+    text(&mut client, "SELECT partitions.add_days(ahead => 3)");
+    assert_eq!(text(&mut client, granted), "usual");
+    assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "7");
+    cluster.run_script(
+        "postgres",
+        &common::scale_out("DETACH PARTITION temptoken.:past").replace(":'token'", &format!("'{token}'")),
+    );
+    assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "6");
+    let status = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");
+    assert_eq!(text(&mut client, &status), "ok");
+    assert_eq!(text(&mut client, "SELECT count(*) FROM temptoken.temp_tokens_rest"), "0");
+    text(&mut client, "SELECT temptoken_mint('files', '43', '1 hour')");
 }

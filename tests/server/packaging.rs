@@ -1,6 +1,7 @@
 //! What `make install` installs, beside what cargo-pgrx would.
 
 use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
@@ -60,4 +61,30 @@ fn cargo_pgrx_makes_the_same_install_script() {
         .unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(without_comments(&String::from_utf8(output.stdout).unwrap()), without_comments(&installed_sql()));
+}
+
+/// Whoever reaches the socket of the demo's cluster is a superuser there, and runs programs as the user of the server.
+#[test]
+fn the_cluster_of_the_demo_is_for_one_user_alone() {
+    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let temporary = tempfile::tempdir().unwrap();
+    mode(temporary.path(), 0o711);
+    let cluster = |job: &str| {
+        let mut command = Command::new(source_path("scripts/cluster"));
+        command.arg(job).env("TMPDIR", temporary.path()).output().unwrap()
+    };
+    let created = cluster("create");
+    assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
+    let home = fs::read_dir(temporary.path()).unwrap().next().unwrap().unwrap().path();
+    assert_eq!(fs::metadata(&home).unwrap().permissions().mode() & 0o777, 0o700);
+    assert!(cluster("destroy").status.success());
+    // What somebody else has put there.
+    fs::create_dir(&home).unwrap();
+    mode(&home, 0o755);
+    for job in ["start", "create", "destroy"] {
+        let refused = cluster(job);
+        assert!(String::from_utf8_lossy(&refused.stderr).contains("remove it"), "{refused:?}");
+        assert!(!refused.status.success());
+        assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+    }
 }

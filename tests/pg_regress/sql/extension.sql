@@ -57,7 +57,18 @@ DROP SCHEMA "Mixed 1% Case", "a'b$c", regress_elsewhere;
 CREATE SCHEMA "Regress Open";
 GRANT CREATE ON SCHEMA "Regress Open" TO PUBLIC;
 CREATE EXTENSION temptoken SCHEMA "Regress Open";
--- As is public, where a search path has it first.
+-- As is public, where a search path has it, and a schema that belongs to an ordinary role, here that of the database.
+CREATE ROLE regress_owner_of_database;
+CREATE ROLE regress_member_of_owner IN ROLE regress_owner_of_database;
+BEGIN;
+DROP EXTENSION temptoken;
+CREATE SCHEMA regress_owned AUTHORIZATION regress_owner_of_database;
+CREATE EXTENSION temptoken SCHEMA regress_owned;
+DROP EXTENSION temptoken;
+DO $$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO regress_owner_of_database', current_database()); END $$;
+CREATE EXTENSION temptoken SCHEMA public;
+ROLLBACK;
+DROP ROLE regress_member_of_owner, regress_owner_of_database;
 BEGIN;
 DROP EXTENSION temptoken;
 GRANT CREATE ON SCHEMA public TO PUBLIC;
