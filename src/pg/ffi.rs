@@ -63,6 +63,9 @@ declare! {
     fn index_close(index: Relation, lock: LOCKMODE);
     fn index_rescan(scan: IndexScanDesc, key: ScanKey, keys: c_int, order_by: ScanKey, order_bys: c_int);
     fn index_getnext_slot(scan: IndexScanDesc, direction: ScanDirection::Type, slot: *mut TupleTableSlot) -> bool;
+    fn index_getnext_tid(scan: IndexScanDesc, direction: ScanDirection::Type) -> ItemPointer;
+    fn index_fetch_heap(scan: IndexScanDesc, slot: *mut TupleTableSlot) -> bool;
+    fn nocache_index_getattr(tuple: IndexTuple, number: c_int, description: TupleDesc) -> Datum;
     fn index_endscan(scan: IndexScanDesc);
     fn table_slot_create(table: Relation, registered: *mut *mut List) -> *mut TupleTableSlot;
     fn ExecFetchSlotHeapTuple(slot: *mut TupleTableSlot, materialize: bool, should_free: *mut bool) -> HeapTuple;

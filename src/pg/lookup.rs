@@ -194,7 +194,7 @@ impl Lookup {
             let mut entry = pg_sys::ScanKeyData::default();
             let strategy = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
             ffi::ScanKeyInit(&mut entry, 1, strategy, key.equals.into(), key.value);
-            let (scan, tuple) = match KeyScan::begin(table, snapshot, std::slice::from_mut(&mut entry)) {
+            let (scan, tuple) = match KeyScan::begin(table, snapshot, std::slice::from_mut(&mut entry), false) {
                 Some(scan) => (Scan::ByKey(scan), scan.next()),
                 None => {
                     let scan = ffi::systable_beginscan(table, pg_sys::InvalidOid, false, snapshot, 1, &mut entry);
@@ -235,7 +235,7 @@ pub(super) struct KeyScan {
 
 impl KeyScan {
     /// `None` if the primary key is not the first column alone. The index is looked up each time, since REINDEX
-    /// CONCURRENTLY replaces it.
+    /// CONCURRENTLY replaces it. With `wants_keys`, [`Self::key`] may be asked.
     ///
     /// # Safety
     /// As of [`Lookup::begin`]. `table` is open; the `keys` are of its first column.
@@ -243,6 +243,7 @@ impl KeyScan {
         table: pg_sys::Relation,
         snapshot: pg_sys::Snapshot,
         keys: &mut [pg_sys::ScanKeyData],
+        wants_keys: bool,
     ) -> Option<Self> {
         // SAFETY: by the caller's promise. The scan copies the keys.
         unsafe {
@@ -258,6 +259,7 @@ impl KeyScan {
             let slot = ffi::table_slot_create(table, ptr::null_mut());
             let count = keys.len() as i32;
             let scan = ffi::begin_index_scan(table, index, snapshot, count);
+            (*scan).xs_want_itup = wants_keys;
             ffi::index_rescan(scan, keys.as_mut_ptr(), count, ptr::null_mut(), 0);
             Some(Self { index, scan, slot })
         }
@@ -276,6 +278,39 @@ impl KeyScan {
                 ptr::null_mut()
             }
         }
+    }
+
+    /// Goes to the next entry of the index, which may be of a row that is dead. False at the end.
+    ///
+    /// # Safety
+    /// As of `next`. The snapshot is an MVCC snapshot, of which a row has one version at most.
+    pub unsafe fn next_entry(&self) -> bool {
+        // SAFETY: by the caller's promise.
+        unsafe { !ffi::index_getnext_tid(self.scan, pg_sys::ScanDirection::ForwardScanDirection).is_null() }
+    }
+
+    /// The row of the entry, valid until the next one is asked for. NULL if it is dead.
+    ///
+    /// # Safety
+    /// After `next_entry`.
+    pub unsafe fn row(&self) -> pg_sys::HeapTuple {
+        // SAFETY: by the caller's promise. This and `next_entry` are what index_getnext_slot does (access/index/indexam.c).
+        unsafe {
+            if ffi::index_fetch_heap(self.scan, self.slot) {
+                ffi::ExecFetchSlotHeapTuple(self.slot, false, &mut false)
+            } else {
+                ptr::null_mut()
+            }
+        }
+    }
+
+    /// The key of the entry, not NULL.
+    ///
+    /// # Safety
+    /// After `next_entry`; `begin` was told that keys are wanted.
+    pub unsafe fn key(&self) -> pg_sys::Datum {
+        // SAFETY: by the caller's promise; a primary key is not NULL.
+        unsafe { ffi::nocache_index_getattr((*self.scan).xs_itup, 1, (*self.scan).xs_itupdesc) }
     }
 
     /// # Safety

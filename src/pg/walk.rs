@@ -4,6 +4,7 @@ use std::ptr;
 
 use pgrx::pg_sys::{self, Datum, Oid};
 
+use super::datum::{SqlType as _, Uuid};
 use super::ffi::{self, GetCurrentCommandId, heap_delete};
 use super::lock::lock_tuple;
 use super::lookup::{KeyScan, Reader, Tuple, is_of_first_column};
@@ -26,15 +27,16 @@ pub struct WalkedRow<'a> {
 }
 
 /// Calls `visit` with each row of table `relation` in `range`, in the order of its primary key, a uuid, until `visit`
-/// returns false. The rows are those that are committed now. Without a primary key of the first column alone: fails with
-/// [`TableChanged`].
+/// returns false. The rows are those that are committed now. After so many `entries` of the index, also of rows that are dead, the
+/// walk ends, and returns the key that it has come to. Without a primary key of the first column alone: fails with [`TableChanged`].
 ///
 /// An error leaves by longjmp through `visit`, which owns no destructor.
 pub fn walk(
     relation: Oid,
     range: &UuidRange,
+    entries: u64,
     mut visit: impl FnMut(&WalkedRow<'_>) -> bool,
-) -> Result<(), TableChanged> {
+) -> Result<Option<[u8; 16]>, TableChanged> {
     // SAFETY: within a transaction. The keys outlive the scan, and a row its visit.
     unsafe {
         let table = open(relation, LOCK)?;
@@ -48,13 +50,20 @@ pub fn walk(
             let strategy = strategy as pg_sys::StrategyNumber;
             ffi::ScanKeyInit(key, 1, strategy, operator.into(), Datum::from(ptr::from_ref(bound)));
         }
-        let scan = KeyScan::begin(table, snapshot, &mut keys);
+        let scan = KeyScan::begin(table, snapshot, &mut keys, true);
+        let mut come_to = None;
         if let Some(scan) = scan {
             let reader = Reader::new((*table).rd_att);
-            loop {
+            let mut seen = 0;
+            while scan.next_entry() {
                 check_for_interrupts();
-                let tuple = scan.next();
-                if tuple.is_null() || !visit(&WalkedRow { table, tuple: reader.read(tuple) }) {
+                let tuple = scan.row();
+                if !tuple.is_null() && !visit(&WalkedRow { table, tuple: reader.read(tuple) }) {
+                    break;
+                }
+                seen += 1;
+                if seen >= entries {
+                    come_to = Some(Uuid::read(scan.key()));
                     break;
                 }
             }
@@ -62,7 +71,7 @@ pub fn walk(
         }
         ffi::UnregisterSnapshot(snapshot);
         ffi::relation_close(table, LOCK);
-        scan.map(|_| ()).ok_or(TableChanged)
+        scan.map(|_| come_to).ok_or(TableChanged)
     }
 }
 

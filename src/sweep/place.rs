@@ -127,12 +127,16 @@ impl Place {
         (self.after, self.jump) = (after, 0);
     }
 
-    /// The worker has committed the removal of `rows`, and is behind the id `after`. If that `was_fast`, the next batch may be
-    /// twice as large.
+    /// The worker has committed the removal of `rows`, and is behind the id `after`. If there were any and that `was_fast`, the next
+    /// batch may be twice as large.
     pub fn count_removed(&mut self, rows: u64, after: TokenId, was_fast: bool, batch_size: u64) {
         self.removed += rows;
         self.removed_in_total += rows;
-        (self.after, self.failures) = (after, 0);
+        self.after = after;
+        if rows == 0 {
+            return;
+        }
+        self.failures = 0;
         if was_fast {
             let doubled = self.batch.saturating_mul(2);
             self.batch = if doubled < batch_size { doubled } else { 0 };

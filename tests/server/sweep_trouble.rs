@@ -510,3 +510,45 @@ fn a_launcher_that_is_wanted_again_before_it_has_noticed_goes_on() {
     stays_for(Duration::from_secs(7), "it sweeps no more", || holds(&mut other, "worker = 'none'"));
     assert_eq!(text(&mut other, START), "t");
 }
+
+/// While a session keeps an old snapshot, no vacuum removes the rows that earlier sweeps have deleted. A sweep passes them in steps, and
+/// so does not come to its end by their number.
+#[test]
+fn dead_rows_are_passed_in_steps() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h", "autovacuum = off"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let mut old = cluster.connect("postgres");
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT").unwrap();
+    let mut expect_swept = |preparation: &str, rows: u64| {
+        let before = cluster.rows_logged("postgres");
+        client
+            .batch_execute(&format!(
+                "{preparation};
+                 INSERT INTO temptoken.temp_tokens (id, token_hash, scope, resource_id, created_at, expires_at)
+                 SELECT overlay(gen_random_uuid()::text PLACING '00000000-0000-8000' FROM 1)::uuid, '', 'files', '1', now(), 'epoch'
+                 FROM generate_series(1, {rows})"
+            ))
+            .unwrap();
+        client.batch_execute("ALTER SYSTEM SET temptoken.sweep_interval = '1s'").unwrap();
+        cluster.reload();
+        wait_until("they are swept", || cluster.rows_logged("postgres") == before + rows);
+        client.batch_execute("ALTER SYSTEM SET temptoken.sweep_interval = '1h'").unwrap();
+        cluster.reload();
+        let worker = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker'";
+        wait_until("the worker has gone", || text(&mut client, worker) == "0");
+        let scans = "SELECT idx_scan FROM pg_stat_all_indexes WHERE indexrelname = 'temp_tokens_pkey'";
+        text(&mut client, scans).parse::<u64>().unwrap()
+    };
+    let mut scans = expect_swept("SELECT", 130_000);
+    // Behind 130,000 dead rows, without a trigger and with one.
+    for preparation in [
+        "SELECT",
+        "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
+         CREATE TRIGGER keep BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION keep()",
+    ] {
+        let later = expect_swept(preparation, 10);
+        assert!(later - scans >= 130_000 / 30_000, "{scans}, then {later} index scans");
+        scans = later;
+    }
+}
