@@ -28,6 +28,7 @@ mod collections;
 mod datum;
 mod ffi;
 mod guard;
+mod key_scan;
 mod lock;
 mod lookup;
 mod owner;

@@ -6,8 +6,9 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::datum::{SqlType as _, Uuid};
 use super::ffi::{self, GetCurrentCommandId, heap_delete};
+use super::key_scan::{KeyScan, is_of_first_column};
 use super::lock::lock_tuple;
-use super::lookup::{KeyScan, Reader, Tuple, is_of_first_column};
+use super::lookup::{Reader, Tuple};
 use super::relation::{Rows, TableChanged, of_catalog, of_table, open, rows_of};
 use super::session::check_for_interrupts;
 

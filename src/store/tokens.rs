@@ -320,6 +320,13 @@ impl Sweep {
         UuidRange { after: *self.after.as_bytes(), to: *last_id_at(last_ms).as_bytes() }
     }
 
+    /// The bounds as parameters, and a number of rows.
+    fn parameters(&self, rows: u64) -> [Option<Datum>; 4] {
+        let range = self.range();
+        let [after, to] = [range.after, range.to].map(|id| Some(pg::uuid(&id)));
+        [after, to, Some(pg::timestamptz(self.before)), Some(Datum::from(rows as i64))]
+    }
+
     fn has_expired(&self, tuple: &Tuple<'_>) -> bool {
         tuple.get::<Timestamptz>(6).is_some_and(|expires_at| expires_at <= self.before)
     }
@@ -354,20 +361,15 @@ impl Sweep {
         );
         static DELETE: Statement =
             Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = ANY ($1)", &[pg::UUID_ARRAY]);
-        let range = self.range();
         // A statement cannot end before it has a row.
         if pg::rows_of(relation) == Rows::Here
-            && let Ok(Some(come_to)) = pg::walk(relation, &range, PASSED_MAX, |row| !self.has_expired(row.tuple()))
+            && let Ok(Some(come_to)) =
+                pg::walk(relation, &self.range(), PASSED_MAX, |row| !self.has_expired(row.tuple()))
         {
             self.after = TokenId::from_bytes(come_to);
             return Ok(Step { removed: 0, is_last: false });
         }
-        let parameters = [
-            Some(pg::uuid(&range.after)),
-            Some(pg::uuid(&range.to)),
-            Some(pg::timestamptz(self.before)),
-            Some(Datum::from(limit as i64)),
-        ];
+        let parameters = self.parameters(limit);
         let (mut ids, mut count, mut last) = (None, 0, None);
         SELECT.run_for_rows(relation, &parameters, |row| {
             ids = row.datum(1).map(pg::keep_varlena);
@@ -402,13 +404,7 @@ impl Sweep {
               WHERE id > $1 AND id <= $2 AND expires_at <= $3 ORDER BY id LIMIT 1 OFFSET $4",
             &[Uuid::OID, Uuid::OID, Timestamptz::OID, Int8::OID],
         );
-        let range = self.range();
-        let parameters = [
-            Some(pg::uuid(&range.after)),
-            Some(pg::uuid(&range.to)),
-            Some(pg::timestamptz(self.before)),
-            Some(Datum::from(count as i64 - 1)),
-        ];
+        let parameters = self.parameters(count - 1);
         let mut last = None;
         SELECT.run_for_rows(relation, &parameters, |row| last = row.get::<Uuid>(1).map(TokenId::from_bytes))?;
         Ok(last)
