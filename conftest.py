@@ -44,9 +44,9 @@ class Cluster:
     def __init__(self):
         pg_config = subprocess.check_output([ROOT / "scripts/pg-config"], text=True).strip()
         self.bin = Path(subprocess.check_output([pg_config, "--bindir"], text=True).strip())
-        # A short path that any user can reach: a socket's has at most 107 bytes.
+        # A short path, since a socket's has at most 107 bytes, and for the server alone: whoever reaches it is a superuser.
         self.dir = Path(tempfile.mkdtemp(prefix="temptoken-examples-", dir="/tmp"))
-        self.dir.chmod(0o755)
+        self.dir.chmod(0o700)
         if os.getuid() == 0:
             shutil.chown(self.dir, "postgres")
         self.run("initdb", "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C.UTF-8", "--no-sync")

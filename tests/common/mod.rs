@@ -186,10 +186,10 @@ impl Cluster {
 
     fn new_dir() -> Self {
         require_current_library();
-        // Short, and reachable for the server's user: the socket lies in it.
+        // Short, since the socket lies in it, and for the server alone: whoever reaches the socket is a superuser.
         let dir = tempfile::Builder::new().prefix("temptoken-test-").tempdir_in("/tmp").unwrap();
         give_to_server(dir.path());
-        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o700)).unwrap();
         Self { dir }
     }
 
