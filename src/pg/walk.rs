@@ -29,7 +29,8 @@ pub struct WalkedRow<'a> {
 
 /// Calls `visit` with each row of table `relation` in `range`, in the order of its primary key, a uuid, until `visit`
 /// returns false. The rows are those that are committed now. After so many `entries` of the index, also of rows that are dead, the
-/// walk ends, and returns the key that it has come to. Without a primary key of the first column alone: fails with [`TableChanged`].
+/// walk ends with the last entry of a key, and returns that key. With child tables, or without a primary key of the first column
+/// alone: fails with [`TableChanged`].
 ///
 /// An error leaves by longjmp through `visit`, which owns no destructor.
 pub fn walk(
@@ -51,21 +52,26 @@ pub fn walk(
             let strategy = strategy as pg_sys::StrategyNumber;
             ffi::ScanKeyInit(key, 1, strategy, operator.into(), Datum::from(ptr::from_ref(bound)));
         }
-        let scan = KeyScan::begin(table, snapshot, &mut keys, true);
-        let mut come_to = None;
+        let has_children = (*(*table).rd_rel).relhassubclass;
+        let scan = if has_children { None } else { KeyScan::begin(table, snapshot, &mut keys, true) };
+        let mut come_to: Option<[u8; 16]> = None;
         if let Some(scan) = scan {
             let reader = Reader::new((*table).rd_att);
             let mut seen = 0;
             while scan.next_entry() {
                 check_for_interrupts();
+                // The versions of an updated row have an entry each.
+                if come_to.is_some_and(|key| key != Uuid::read(scan.key())) {
+                    break;
+                }
                 let tuple = scan.row();
                 if !tuple.is_null() && !visit(&WalkedRow { table, tuple: reader.read(tuple) }) {
+                    come_to = None;
                     break;
                 }
                 seen += 1;
                 if seen >= entries {
                     come_to = Some(Uuid::read(scan.key()));
-                    break;
                 }
             }
             scan.end();
