@@ -15,7 +15,7 @@ use crate::pg::{
     row_type, sql_functions,
 };
 use crate::scope::{self, Scope, ScopeRow};
-use crate::store::{self, scopes, tokens};
+use crate::store::{self, expired, scopes, tokens};
 use crate::sweep;
 use crate::token::{Token, TokenId};
 use crate::validate::{Request, Uses, Verdict};
@@ -254,7 +254,7 @@ fn delete_by_scope(_call: &Call<'_>, (scope,): (Bytes<'_>,)) -> Answer {
 
 fn delete_expired(_call: &Call<'_>, (before,): (Option<i64>,)) -> Answer {
     pg::require_writable(c"temptoken_delete_expired()");
-    count(before.map_or(Ok(0), tokens::delete_expired))
+    count(before.map_or(Ok(0), expired::delete_expired))
 }
 
 fn delete_by_resource_id_trigger(call: &Call<'_>, (): ()) -> Answer {

@@ -1,10 +1,11 @@
 //! The tables of the schema `temptoken`: how they are found, and what is cached of them.
 //!
-//! Lives here and below: every statement and every index scan on `temp_tokens` (`tokens`) and `scopes` (`scopes`), and
+//! Lives here and below: every statement and every index scan on `temp_tokens` (`tokens`, `expired`) and `scopes` (`scopes`), and
 //! what else hangs on the two (`code`). May not come in here: what an answer means to a caller; the rules are in `token` and
 //! `scope`, their order in `mint` and `validate`.
 
 mod code;
+pub mod expired;
 pub mod scopes;
 pub mod tokens;
 
@@ -147,7 +148,7 @@ pub fn lock_to_sweep() -> Lock {
 /// How many tokens have expired by `now` (Unix microseconds). `None` where the extension is not in this database.
 pub fn count_expired(now: i64) -> Option<u64> {
     temp_tokens()?;
-    tokens::count_expired(now).ok()
+    expired::count_expired(now).ok()
 }
 
 /// The table of tokens, if this database has the extension.

@@ -1,4 +1,4 @@
-//! The table `temp_tokens`: read by primary key, written by statements, swept by a walk over the key.
+//! The table `temp_tokens`: read by primary key, written by statements.
 
 use std::ffi::CStr;
 use std::sync::atomic::Ordering;
@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use super::TEMP_TOKENS;
 use crate::errors::Error;
 use crate::pg::{
-    self, Bytea, Bytes, Call, Datum, ElementType, Int4, Int8, Jsonb, Key, Oid, Rows, SqlType as _, Statement, Text,
-    TextList, Timestamptz, Tuple, Uuid, UuidRange,
+    self, Bytea, Bytes, Call, Datum, ElementType, Int4, Int8, Jsonb, Key, Oid, SqlType as _, Statement, Text, TextList,
+    Timestamptz, Tuple, Uuid,
 };
-use crate::token::{Digest, TokenId, last_id_at};
+use crate::token::{Digest, TokenId};
 
 /// The names of the columns, in order (sql/tables.sql).
 pub(super) const NAMES: &[&CStr] =
@@ -243,184 +243,6 @@ pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Er
 pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
     static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[Text::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
-}
-
-/// Deletes every token with `expires_at <= before` (Unix microseconds). Returns how many.
-pub fn delete_expired(before: i64) -> Result<u64, Error> {
-    const BATCH: u64 = 10_000;
-    // With a time to come, tokens that work are among them.
-    pg::commit_durably();
-    let (mut sweep, mut removed) = (Sweep::new(before), 0);
-    loop {
-        let step = sweep.step(BATCH)?;
-        removed += step.removed;
-        if step.is_last {
-            return Ok(removed);
-        }
-    }
-}
-
-/// How many rows one step of a [`Sweep`] passes that are not to be removed. While some session keeps an old snapshot, no vacuum
-/// removes what earlier sweeps have deleted: there may be millions where each sweep begins.
-const PASSED_MAX: u64 = 20_000;
-
-/// A walk over expired tokens, in id order.
-#[derive(Clone, Copy)]
-pub struct Sweep {
-    before: i64,
-    /// Where the walk is: behind this token.
-    pub after: TokenId,
-}
-
-/// What one step of a [`Sweep`] has done.
-pub struct Step {
-    /// How many tokens are gone.
-    pub removed: u64,
-    /// Whether the walk is at its end.
-    pub is_last: bool,
-}
-
-impl Sweep {
-    /// A walk over the tokens with `expires_at <= before` (Unix microseconds), from the earliest.
-    pub fn new(before: i64) -> Self {
-        Self { before, after: TokenId::nil() }
-    }
-
-    /// Removes the next tokens, at most `limit`. Tokens that others have locked are skipped.
-    pub fn step(&mut self, limit: u64) -> Result<Step, Error> {
-        // From here on no trigger can be added, and no column changed.
-        let relation = TEMP_TOKENS.lock_for_writing()?;
-        if pg::rows_of(relation) == Rows::InShards {
-            self.step_over_shards(relation, limit)
-        } else if pg::deletes_plainly(relation)? {
-            self.step_by_walk(relation, limit)
-        } else {
-            self.step_by_statement(relation, limit)
-        }
-    }
-
-    /// Passes over the next tokens, `count` of them. Where there are fewer, over half as many or less, so that not all that is
-    /// left is passed over.
-    pub fn pass_over(&mut self, count: u64) -> Result<(), Error> {
-        let relation = TEMP_TOKENS.lock_for_writing()?;
-        let mut count = count;
-        while count > 0 {
-            if let Some(id) = self.next(relation, count)? {
-                self.after = id;
-                break;
-            }
-            count /= 2;
-        }
-        Ok(())
-    }
-
-    /// Ids bound the walk; `has_expired` decides.
-    fn range(&self) -> UuidRange {
-        let last_ms = u64::try_from(self.before.div_euclid(1000)).unwrap_or(0);
-        UuidRange { after: *self.after.as_bytes(), to: *last_id_at(last_ms).as_bytes() }
-    }
-
-    /// The bounds as parameters, and a number of rows.
-    fn parameters(&self, rows: u64) -> [Option<Datum>; 4] {
-        let range = self.range();
-        let [after, to] = [range.after, range.to].map(|id| Some(pg::uuid(&id)));
-        [after, to, Some(pg::timestamptz(self.before)), Some(Datum::from(rows as i64))]
-    }
-
-    fn has_expired(&self, tuple: &Tuple<'_>) -> bool {
-        tuple.get::<Timestamptz>(6).is_some_and(|expires_at| expires_at <= self.before)
-    }
-
-    /// Several times as fast as a statement.
-    fn step_by_walk(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
-        let (mut removed, mut last) = (0, self.after);
-        let come_to = pg::walk(relation, &self.range(), limit.saturating_add(PASSED_MAX), |row| {
-            let tuple = row.tuple();
-            if self.has_expired(tuple) && row.delete() {
-                removed += 1;
-                last = tuple.get::<Uuid>(1).map_or(last, TokenId::from_bytes);
-            }
-            removed < limit
-        })?;
-        pg::end_command();
-        self.after = come_to.map_or(last, TokenId::from_bytes);
-        Ok(Step { removed, is_last: removed < limit && come_to.is_none() })
-    }
-
-    /// For a table whose deletions concern more than the table. A trigger or rule may keep tokens, or delete others.
-    fn step_by_statement(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
-        static SELECT: Statement = Statement::new(
-            c"SELECT picked.ids, cardinality(picked.ids)::bigint, picked.ids[cardinality(picked.ids)]
-              FROM (SELECT ARRAY(
-                  SELECT t.id FROM temptoken.temp_tokens AS t
-                  WHERE t.id > $1 AND t.id <= $2 AND t.expires_at <= $3
-                  ORDER BY t.id
-                  LIMIT $4
-                  FOR UPDATE SKIP LOCKED) AS ids OFFSET 0) AS picked",
-            &[Uuid::OID, Uuid::OID, Timestamptz::OID, Int8::OID],
-        );
-        static DELETE: Statement =
-            Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = ANY ($1)", &[pg::UUID_ARRAY]);
-        // A statement cannot end before it has a row.
-        if pg::rows_of(relation) == Rows::Here
-            && let Ok(Some(come_to)) =
-                pg::walk(relation, &self.range(), PASSED_MAX, |row| !self.has_expired(row.tuple()))
-        {
-            self.after = TokenId::from_bytes(come_to);
-            return Ok(Step { removed: 0, is_last: false });
-        }
-        let parameters = self.parameters(limit);
-        let (mut ids, mut count, mut last) = (None, 0, None);
-        SELECT.run_for_rows(relation, &parameters, |row| {
-            ids = row.datum(1).map(pg::keep_varlena);
-            count = row.get::<Int8>(2).unwrap_or(0) as u64;
-            last = row.get::<Uuid>(3);
-        })?;
-        self.after = last.map_or(self.after, TokenId::from_bytes);
-        let removed = if count > 0 { DELETE.run(relation, &[ids])? } else { 0 };
-        Ok(Step { removed, is_last: count < limit })
-    }
-
-    /// In statements that Citus can run: it locks no row on all shards, and skips none that is locked.
-    fn step_over_shards(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
-        static DELETE: Statement = Statement::new(
-            c"DELETE FROM temptoken.temp_tokens WHERE id > $1 AND id <= $2 AND expires_at <= $3",
-            &[Uuid::OID, Uuid::OID, Timestamptz::OID],
-        );
-        let range = self.range();
-        let last = self.next(relation, limit)?;
-        let to = last.unwrap_or(TokenId::from_bytes(range.to));
-        let parameters =
-            [Some(pg::uuid(&range.after)), Some(pg::uuid(to.as_bytes())), Some(pg::timestamptz(self.before))];
-        let removed = DELETE.run(relation, &parameters)?;
-        self.after = to;
-        Ok(Step { removed, is_last: last.is_none() })
-    }
-
-    /// The last of the next `count` tokens, if there are as many.
-    fn next(&self, relation: Oid, count: u64) -> Result<Option<TokenId>, Error> {
-        static SELECT: Statement = Statement::reading(
-            c"SELECT id FROM temptoken.temp_tokens
-              WHERE id > $1 AND id <= $2 AND expires_at <= $3 ORDER BY id LIMIT 1 OFFSET $4",
-            &[Uuid::OID, Uuid::OID, Timestamptz::OID, Int8::OID],
-        );
-        let parameters = self.parameters(count - 1);
-        let mut last = None;
-        SELECT.run_for_rows(relation, &parameters, |row| last = row.get::<Uuid>(1).map(TokenId::from_bytes))?;
-        Ok(last)
-    }
-}
-
-/// How many tokens have expired by `now` (Unix microseconds).
-pub fn count_expired(now: i64) -> Result<u64, Error> {
-    static SELECT: Statement = Statement::reading(
-        c"SELECT count(*) FROM temptoken.temp_tokens WHERE id <= $1 AND expires_at <= $2",
-        &[Uuid::OID, Timestamptz::OID],
-    );
-    let parameters = [Some(pg::uuid(&Sweep::new(now).range().to)), Some(pg::timestamptz(now))];
-    let mut count = 0;
-    SELECT.run_for_rows(TEMP_TOKENS.oid()?, &parameters, |row| count = row.get::<Int8>(1).unwrap_or(0))?;
-    Ok(count as u64)
 }
 
 /// Counts live and expired tokens by scope. Calls `visit` with a row for each scope in `names`, a text[], for each other

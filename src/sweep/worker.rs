@@ -12,7 +12,8 @@ use super::{builder, catch, heed_signals, log_failure, status};
 use crate::errors::Error;
 use crate::pg::{self, IntoReport as _};
 use crate::settings;
-use crate::store::{self, Lock, tokens};
+use crate::store::expired::{Step, Sweep};
+use crate::store::{self, Lock};
 
 const NAME: &str = "temptoken sweep worker";
 
@@ -118,7 +119,7 @@ fn fail(database: &str, error: &ErrorReportWithLevel) {
 /// Removes what has expired by now, in transactions of at most the batch size each, until none is left or time is up.
 fn turn() -> End {
     let started = Instant::now();
-    let mut sweep = tokens::Sweep::new(pg::now());
+    let mut sweep = Sweep::new(pg::now());
     loop {
         let (begun, batch_size) = (Instant::now(), settings::sweep_batch_size());
         let end = in_transaction(|| remove_batch(&mut sweep, batch_size));
@@ -141,7 +142,7 @@ fn turn() -> End {
 }
 
 /// Removes the next batch, in the transaction around it.
-fn remove_batch(sweep: &mut tokens::Sweep, batch_size: u64) -> Result<Result<tokens::Step, End>, Error> {
+fn remove_batch(sweep: &mut Sweep, batch_size: u64) -> Result<Result<Step, End>, Error> {
     let table = match store::lock_to_sweep() {
         Lock::Absent => return Ok(Err(End::Absent)),
         Lock::Held => {
