@@ -1,7 +1,7 @@
 //! What only shows on real clusters, driven from outside by committing clients: encodings, crashes, standbys, what is
 //! written to disk, a driver's view of errors.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::common::{self, Cluster, LAUNCHER, REGISTER, has_tokens, mint, sqlstate, text, value, wait_until};
 use postgres::Client;
@@ -455,6 +455,9 @@ fn tokens_survive_pg_upgrade() {
 /// After the steps of scale-out.md, where whoever makes tables grants everything on them, and tokens are there.
 #[test]
 fn partitions_have_tokens_and_no_default_privileges() {
+    wait_until("no day ends meanwhile", || {
+        SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs() % 86_400 < 86_400 - 60
+    });
     let cluster = Cluster::with_extension(&[]);
     let mut client = cluster.connect("postgres");
     text(&mut client, REGISTER);
@@ -472,7 +475,14 @@ fn partitions_have_tokens_and_no_default_privileges() {
                        AND c.relnamespace IN ('public'::regnamespace, 'temptoken'::regnamespace)";
     assert_eq!(text(&mut client, granted), "usual");
     assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "6");
-    text(&mut client, "SELECT partitions.add_days(ahead => 3)");
+    // Whatever the role that calls it, the partitions belong to the owner of the table.
+    client
+        .batch_execute(
+            "CREATE ROLE other SUPERUSER; SET ROLE other; SELECT partitions.add_days(ahead => 3); RESET ROLE",
+        )
+        .unwrap();
+    let owners = "SELECT count(DISTINCT c.relowner) FROM pg_partition_tree('temptoken.temp_tokens') AS p JOIN pg_class AS c ON c.oid = p.relid";
+    assert_eq!(text(&mut client, owners), "1");
     assert_eq!(text(&mut client, granted), "usual");
     assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "7");
     cluster.run_script(
@@ -484,4 +494,24 @@ fn partitions_have_tokens_and_no_default_privileges() {
     assert_eq!(text(&mut client, &status), "ok");
     assert_eq!(text(&mut client, "SELECT count(*) FROM temptoken.temp_tokens_rest"), "0");
     text(&mut client, "SELECT temptoken_mint('files', '43', '1 hour')");
+}
+
+/// The steps wait for whoever uses the table, and keep what was done meanwhile, whatever isolation level is the default.
+#[test]
+fn what_is_deleted_while_the_steps_for_partitions_wait_stays_deleted() {
+    let cluster = Cluster::with_extension(&["default_transaction_isolation = 'repeatable read'"]);
+    let [mut client, mut other] = [(), ()].map(|()| cluster.connect("postgres"));
+    text(&mut client, REGISTER);
+    let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+    other.batch_execute("BEGIN; SELECT temptoken_mint('files', '43', '1 hour')").unwrap();
+    std::thread::scope(|scope| {
+        let steps = scope.spawn(|| cluster.run_script("postgres", &common::scale_out("PARTITION BY")));
+        let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
+        wait_until("the steps wait", || text(&mut client, waiting) != "0");
+        other.batch_execute(&format!("SELECT temptoken_delete('{token}'); COMMIT")).unwrap();
+        steps.join().unwrap();
+    });
+    assert_eq!(text(&mut client, "SELECT relkind FROM pg_class WHERE oid = 'temptoken.temp_tokens'::regclass"), "p");
+    let status = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");
+    assert_eq!(text(&mut client, &status), "token_not_found");
 }
