@@ -2,8 +2,9 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, chown, symlink};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Output};
 
 use crate::common::{pg_config, skipped, source_path};
 
@@ -63,28 +64,51 @@ fn cargo_pgrx_makes_the_same_install_script() {
     assert_eq!(without_comments(&String::from_utf8(output.stdout).unwrap()), without_comments(&installed_sql()));
 }
 
+/// Runs scripts/cluster with a directory of its own. When it goes, no server stays.
+struct Demo(tempfile::TempDir);
+
+impl Demo {
+    fn run(&self, job: &str) -> Output {
+        Command::new(source_path("scripts/cluster")).arg(job).env("TMPDIR", self.0.path()).output().unwrap()
+    }
+}
+
+impl Drop for Demo {
+    fn drop(&mut self) {
+        self.run("destroy");
+    }
+}
+
 /// Whoever reaches the socket of the demo's cluster is a superuser there, and runs programs as the user of the server.
 #[test]
 fn the_cluster_of_the_demo_is_for_one_user_alone() {
     let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
-    let temporary = tempfile::tempdir().unwrap();
-    mode(temporary.path(), 0o711);
-    let cluster = |job: &str| {
-        let mut command = Command::new(source_path("scripts/cluster"));
-        command.arg(job).env("TMPDIR", temporary.path()).output().unwrap()
-    };
-    let created = cluster("create");
+    let demo = Demo(tempfile::tempdir().unwrap());
+    // What is made here is of the directory's group.
+    mode(demo.0.path(), 0o2711);
+    let created = demo.run("create");
     assert!(created.status.success(), "{}", String::from_utf8_lossy(&created.stderr));
-    let home = fs::read_dir(temporary.path()).unwrap().next().unwrap().unwrap().path();
-    assert_eq!(fs::metadata(&home).unwrap().permissions().mode() & 0o777, 0o700);
-    assert!(cluster("destroy").status.success());
-    // What somebody else has put there.
-    fs::create_dir(&home).unwrap();
-    mode(&home, 0o755);
-    for job in ["start", "create", "destroy"] {
-        let refused = cluster(job);
-        assert!(String::from_utf8_lossy(&refused.stderr).contains("remove it"), "{refused:?}");
-        assert!(!refused.status.success());
-        assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+    let home = fs::read_dir(demo.0.path()).unwrap().next().unwrap().unwrap().path();
+    let permissions = fs::metadata(&home).unwrap();
+    assert_eq!(permissions.mode() & 0o777, 0o700);
+    assert!(demo.run("destroy").status.success());
+    assert!(!home.exists());
+    // What somebody else has put there: a directory that others may look into, and a link to one of the right kind.
+    let elsewhere = tempfile::tempdir().unwrap();
+    chown(elsewhere.path(), Some(permissions.uid()), None).unwrap();
+    for is_link in [false, true] {
+        if is_link {
+            symlink(elsewhere.path(), &home).unwrap();
+        } else {
+            fs::create_dir(&home).unwrap();
+            mode(&home, 0o755);
+        }
+        for job in ["start", "create", "destroy"] {
+            let refused = demo.run(job);
+            assert!(String::from_utf8_lossy(&refused.stderr).contains("remove it"), "{refused:?}");
+            assert!(!refused.status.success());
+            assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+        }
+        fs::remove_dir(&home).or_else(|_| fs::remove_file(&home)).unwrap();
     }
 }
