@@ -217,6 +217,28 @@ def test_a_link_that_cannot_be_made_is_no_refusal(server, cluster):
     assert ask(server, "POST /links/7")[0] == 200
 
 
+def test_no_token_gets_into_the_log_of_the_server(server, mint, cluster):
+    """Where it logs each statement, and not the parameters."""
+    def log(statements, length):
+        with cluster.connect() as connection:
+            connection.execute(f"ALTER SYSTEM SET log_statement = '{statements}'")
+            connection.execute(f"ALTER SYSTEM SET log_parameter_max_length = {length}")
+            connection.execute("SELECT pg_reload_conf()")
+            wait_until("the setting holds", lambda: connection.execute("SHOW log_statement").fetchone()[0] == statements)
+
+    token, before = mint("flows", "f2"), len(cluster.log.read_text())
+    log("all", 0)
+    try:
+        # A pool's connections reload at their next statement.
+        wait_until("statements are logged", lambda: ask(server, "GET /files/42", mint("files", "42"))[0] == 200
+                   and "temptoken_try_validate" in cluster.log.read_text()[before:])
+        ask(server, "POST /flows/f2/approve", token)
+        assert "temptoken_validate" in cluster.log.read_text()[before:]
+        assert not re.search("tt_[0-9a-f]{33}", cluster.log.read_text()[before:])
+    finally:
+        log("none", -1)
+
+
 def approved(cluster, flow):
     with cluster.connect("middleware") as connection:
         return connection.execute("SELECT approved FROM flows WHERE id = %s", (flow,)).fetchone()[0]

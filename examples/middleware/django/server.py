@@ -148,6 +148,8 @@ settings.configure(
     DATABASES={"default": {
         "ENGINE": "django.db.backends.postgresql", "NAME": given["dbname"], "USER": given["user"],
         "PASSWORD": given.get("password", ""), "HOST": given["host"], "PORT": given.get("port", ""),
+        # Otherwise Django puts parameters into the statement itself, and PostgreSQL's log has the token where it has the statement.
+        "OPTIONS": {"server_side_binding": True},
     }},
 )
 urlpatterns = [
