@@ -64,7 +64,7 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean) IS
 'Mints a token and returns it, the only time that it can be seen.
-scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding and semicolon, which are not . or .. (dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation; at most 65536 bytes as a text. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works; whoever else replaces them waits until this transaction ends.
+scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding and semicolon, which are not . or .. (dots). ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation; at most 65536 bytes as a text. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id end in the same transaction, so that only the newest works, where every mint of them replaces; whoever else replaces them waits until this transaction ends.
 Errors: TT003 scope_unknown; TT005 ttl_exceeds_max; TT012 invalid_resource_id; 22023 max_uses not positive or over the scope''s; 54000 metadata of more bytes; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_mint_many(
@@ -163,14 +163,14 @@ CREATE FUNCTION @extschema@.temptoken_delete_by_resource_id(scope text, resource
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_resource_id(text, text) IS
-'Deletes every token of a scope that is bound to this resource id; how many. NULL or empty arguments delete nothing.
+'Deletes every token of a scope that is bound to this resource id, compared as text; how many. NULL or empty arguments delete nothing. A token of a transaction that is still open is not seen.
 Errors: 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_delete_by_scope(scope text) RETURNS bigint
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_scope(text) IS
-'Deletes every token of a scope, registered or not; how many. NULL or empty deletes nothing.
+'Deletes every token of a scope, registered or not; how many. NULL or empty deletes nothing. A token of a transaction that is still open is not seen.
 Errors: 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_delete_expired(before timestamptz DEFAULT pg_catalog.clock_timestamp()) RETURNS bigint
@@ -189,7 +189,7 @@ LANGUAGE c
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger() IS
 'Trigger for a table of the application, AFTER DELETE OR UPDATE FOR EACH ROW: deletes the tokens of the row''s resource in the same transaction.
-Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint, and not a virtual generated one. The value before the change counts; NULL deletes nothing. TRUNCATE fires no row trigger: call temptoken_delete_by_scope() with it. A replicated row fires it where it is enabled ALWAYS. A token of a transaction that is still open is not seen: mint under a lock of the row (SELECT ... FOR SHARE). An UPDATE that moves a row to another partition fires the trigger for DELETE.
+Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint, and not a virtual generated one. The value before the change counts, as PostgreSQL writes it: mint with the column itself (id::text), since 042 or a UUID in capitals is another resource id. NULL deletes nothing. TRUNCATE fires no row trigger: call temptoken_delete_by_scope() with it. A replicated row fires it where it is enabled ALWAYS. A token of a transaction that is still open is not seen: mint under a lock of the row (SELECT ... FOR SHARE), and ask in it whether the resource is still open. An UPDATE that moves a row to another partition fires the trigger for DELETE.
 The owner of the table needs the privilege that temptoken_grant(role, ''issue'') gives; where the table is a partition, the owners of its parents do too.
 Errors: 42501 when the owner of the table may not execute this function; 39P01 when it is another kind of trigger; 22023 with other than two arguments; 42703 when the column does not fit.';
 
@@ -255,14 +255,14 @@ CREATE FUNCTION @extschema@.temptoken_introspect(token text) RETURNS jsonb
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_introspect(text) IS
-'Introspection as of RFC 7662, section 2.2: {"active": false} and nothing else, or active, scope, sub (resource id), jti (token id), iat and exp (seconds since 1970). Active is a token that some request would be authorized by now. Never spends a use.';
+'Introspection as of RFC 7662, section 2.2: {"active": false} and nothing else, or active, scope, sub (resource id), jti (token id), iat and exp (seconds since 1970). Active is a token that has not expired, has uses left, and whose scope is registered. Never spends a use.';
 
 CREATE FUNCTION @extschema@.temptoken_find_tokens(text text, OUT id uuid, OUT known boolean, OUT active boolean)
 RETURNS SETOF record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_find_tokens(text) IS
-'Every token that stands in a text as it was minted, such as a pasted log (decode a mail before): its id, whether this database has it, whether some request would be authorized by it now.';
+'Every token that stands in a text as it was minted, such as a pasted log (decode a mail before): its id, whether this database has it, whether it is active: not expired, with uses left, its scope registered. Pass the log as a variable (\set log `cat leaked.log`, then :''log''), and never between quotes: it has what strangers have sent.';
 
 -- A barrier: whoever may read the view sees nothing of other tokens by a function of his own in WHERE.
 CREATE VIEW temptoken.active_tokens WITH (security_barrier) AS
@@ -272,7 +272,7 @@ WHERE t.expires_at OPERATOR(pg_catalog.>) pg_catalog.clock_timestamp()
     AND (t.uses_left IS NULL OR t.uses_left OPERATOR(pg_catalog.>) 0)
     AND t.scope OPERATOR(pg_catalog.=) ANY (SELECT s.name FROM temptoken.scopes AS s);
 COMMENT ON VIEW temptoken.active_tokens IS
-'Tokens by which some request would be authorized now: everything but their hashes';
+'Tokens that have not expired, have uses left, and whose scope is registered: everything but their hashes';
 COMMENT ON COLUMN temptoken.active_tokens.id IS 'Token id';
 COMMENT ON COLUMN temptoken.active_tokens.scope IS 'Name of the scope';
 COMMENT ON COLUMN temptoken.active_tokens.resource_id IS 'Resource id that the token is bound to';

@@ -104,5 +104,5 @@ BEGIN ATOMIC
               WHERE p.privilege OPERATOR(pg_catalog.=) temptoken_revoke_grant.privilege));
 END;
 COMMENT ON FUNCTION @extschema@.temptoken_revoke_grant(text, text) IS
-'Takes back what temptoken_grant has granted; what another privilege of the role covers too goes as well.
+'Takes back what temptoken_grant has granted to this role; what another privilege of the role covers too goes as well. What it has as a member of another role stays: has_function_privilege tells.
 Errors: those of temptoken_grant, but PUBLIC is a role here, written public.';
