@@ -130,6 +130,18 @@ def test_the_route_is_open_to_its_token(server, mint):
     assert ask(server, "GET /files/42", token, "Authorization: Bearer ")[0] == 200
 
 
+def test_no_cache_keeps_an_accepted_answer(server, mint, cluster):
+    """A shared cache would give it to whoever comes without a token, who is not asked for one there."""
+    with cluster.connect("middleware") as connection:
+        connection.execute("UPDATE flows SET approved = false")
+    lines = [("GET /files/42", mint("files", "42")), ("POST /flows/f1/approve", mint("flows", "f1"))]
+    if server.mints:
+        lines.append(("POST /links/8", None))
+    for line, token in lines:
+        status, headers, _ = ask(server, line, token)
+        assert (status, headers.get("cache-control")) == (200, "no-store"), line
+
+
 def test_no_other_request_line_is(server, mint):
     token = mint("files", "42")
     for line in [

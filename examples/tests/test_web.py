@@ -259,6 +259,20 @@ def test_only_the_newest_link_works(page):
     expect(title(page)).to_have_text("Welcome back")
 
 
+@pytest.mark.parametrize("who, change", [("cat", "DELETE FROM users WHERE email = %s"),
+                                         ("dan", "UPDATE users SET email = 'dan@example.net' WHERE email = %s")])
+def test_a_link_ends_with_its_user_or_address(page, cluster, who, change):
+    address, insert = f"{who}@example.com", "INSERT INTO users VALUES (%s, 'One of several')"
+    with cluster.connect("web") as connection:
+        connection.execute(insert, (address,))
+        link = mailed(page, address)
+        connection.execute(change, (address,))
+        connection.execute(insert, (address,))  # Another person has the address now.
+    page.goto(link)
+    expect(title(page)).to_have_text("This link is no longer good")
+    assert ask(page, "POST", "/api/sign-in", link.partition("#")[2]) == 401
+
+
 def test_nobody_learns_who_is_a_user(page):
     assert mailed(page, "nobody@example.com") is None
 
@@ -274,6 +288,16 @@ def test_every_answer_has_the_headers_of_a_page_that_leaks_nothing(page, flow):
         assert "default-src 'self'" in headers["content-security-policy"]
         assert "frame-ancestors 'none'" in headers["content-security-policy"]
         assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+
+
+def test_no_cache_keeps_an_accepted_answer(page, flow):
+    """A shared cache would give it to whoever comes without a token, who is not asked for one there."""
+    id, link = flow()
+    flows = page.request.get(f"/api/flows/{id}", headers={"X-Temp-Token": link.partition("#")[2]})
+    who = page.request.get("/api/sign-in", headers={"X-Temp-Token": mailed(page).partition("#")[2]})
+    for accepted in [flows, who]:
+        assert (accepted.status, accepted.headers["cache-control"]) == (200, "no-store")
 
 
 def test_a_lost_database_does_not_end_a_link(page, flow, cluster):

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 
 import psycopg
 from fastapi import FastAPI, Request
-from fastapi.responses import FileResponse, JSONResponse
+from fastapi.responses import FileResponse
 from fastapi.staticfiles import StaticFiles
 from psycopg.rows import namedtuple_row
 from psycopg_pool import AsyncConnectionPool
@@ -23,6 +23,8 @@ HEADERS = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'self'",
     "X-Content-Type-Options": "nosniff",
     "Cross-Origin-Opener-Policy": "same-origin",
+    # A shared cache would give an answer to whoever comes without its token.
+    "Cache-Control": "no-store",
 }
 
 
@@ -59,10 +61,9 @@ async def home():
 @app.post("/demo/flows")
 async def ask(request: Request):
     link = await consent.start_flow(request.app.state.pool, "Harbour Agent", "Read your calendar until Friday")
-    return JSONResponse({"link": link}, headers={"Cache-Control": "no-store"})
+    return {"link": link}
 
 
 @app.get("/demo/outbox")
 async def outbox(request: Request):
-    mails = [{"to": to, "link": link} for to, link in reversed(request.app.state.outbox[-5:])]
-    return JSONResponse(mails, headers={"Cache-Control": "no-store"})
+    return [{"to": to, "link": link} for to, link in reversed(request.app.state.outbox[-5:])]

@@ -21,9 +21,10 @@ def cookie_hash(request: Request) -> bytes:
 async def link_for(pool, email: str) -> str | None:
     """A link for this user; of several, only the newest works. None if there is no such user."""
     async with pool.connection() as connection:
-        mint = """SELECT auth.temptoken_mint('magic_link', email, %s::interval, replace => true)
-                  FROM users WHERE email = %s"""
-        minted = await (await connection.execute(mint, (TTL, email))).fetchone()
+        # FOR SHARE: whoever deletes the user waits until the token is there, and then the trigger ends it.
+        mint = """WITH asked AS (SELECT email FROM users WHERE email = %s FOR SHARE)
+                  SELECT auth.temptoken_mint('magic_link', email, %s::interval, replace => true) FROM asked"""
+        minted = await (await connection.execute(mint, (email, TTL))).fetchone()
     return f"/sign-in/link#{minted[0]}" if minted else None
 
 
@@ -61,7 +62,8 @@ async def sign_in(request: Request) -> Response:
         token = await validated(connection, request)
         sql = "INSERT INTO sessions VALUES (sha256(%s), %s, now() + interval '1 day')"
         await connection.execute(sql, (secret.encode(), token.resource_id))
-    response = JSONResponse({"email": token.resource_id}, headers={"Cache-Control": "no-store"})
+    response = JSONResponse({"email": token.resource_id})
+    # Behind a TLS proxy on another host this is "http", unless uvicorn is told to trust it: --forwarded-allow-ips.
     secure = request.url.scheme == "https"
     response.set_cookie(COOKIE, secret, max_age=86400, httponly=True, samesite="lax", secure=secure)
     return response
@@ -74,7 +76,7 @@ async def session(request: Request):
         sql = """SELECT name FROM sessions JOIN users USING (email)
                  WHERE cookie_hash = %s AND expires_at > now()"""
         found = await (await connection.execute(sql, (cookie_hash(request),))).fetchone()
-    return JSONResponse({"name": found[0] if found else None}, headers={"Cache-Control": "no-store"})
+    return {"name": found[0] if found else None}
 
 
 @router.post("/sign-out")

@@ -20,6 +20,13 @@ CREATE TRIGGER gone AFTER DELETE ON flows
 
 CREATE TABLE users (email text PRIMARY KEY, name text NOT NULL);
 
+-- When a user is gone or has another address, the links to sign in end too.
+CREATE TRIGGER other_address AFTER UPDATE ON users
+    FOR EACH ROW WHEN (OLD.email <> NEW.email)
+    EXECUTE FUNCTION auth.temptoken_delete_by_resource_id_trigger('magic_link', 'email');
+CREATE TRIGGER gone AFTER DELETE ON users
+    FOR EACH ROW EXECUTE FUNCTION auth.temptoken_delete_by_resource_id_trigger('magic_link', 'email');
+
 -- Of a session's cookie only a hash is kept, as of a token.
 CREATE TABLE sessions (
     cookie_hash bytea PRIMARY KEY,
@@ -42,7 +49,8 @@ CREATE ROLE web LOGIN;
 SELECT auth.temptoken_grant('web', 'issue');
 SELECT auth.temptoken_grant('web', 'validate');
 GRANT SELECT, INSERT, UPDATE ON flows TO web;
-GRANT SELECT ON users TO web;
+-- FOR SHARE needs the right to change some column.
+GRANT SELECT, UPDATE (name) ON users TO web;
 GRANT SELECT, INSERT, DELETE ON sessions TO web;
 
 INSERT INTO users VALUES ('ann@example.com', 'Ann'), ('ben@example.com', 'Ben');

@@ -99,7 +99,9 @@ class Answers:
         self.get_response = get_response
 
     def __call__(self, request):
-        return self.get_response(request)
+        response = self.get_response(request)
+        response.setdefault("Cache-Control", "no-store")  # No cache keeps an answer, unless its view sets a header of its own.
+        return response
 
     def process_exception(self, _request, error):
         if not isinstance(error, (Refused, DatabaseError)):

@@ -37,7 +37,8 @@ class Refused extends Error {}
 class NotMinted extends Error {}
 
 /** A middleware that judges by this function. The token's row is `request.token`. */
-const judge = (sql) => async (request, _response, next) => {
+const judge = (sql) => async (request, response, next) => {
+  response.set("Cache-Control", "no-store"); // No cache keeps the answer, unless its handler sets a header of its own.
   const { rows } = await pool.query(sql, presented(request)).catch(ofDatabase);
   if (rows[0].status !== "ok") throw new Refused(rows[0].status);
   request.token = rows[0];
@@ -123,6 +124,8 @@ app.post("/flows/:id/approve", peeked, async (request, response) => {
   });
   response.json({ approved });
 });
-app.post("/links/:id", async (request, response) => response.json({ token: await mint(request.params.id) }));
+app.post("/links/:id", async (request, response) => {
+  response.set("Cache-Control", "no-store").json({ token: await mint(request.params.id) });
+});
 app.use(refuse);
 app.listen(PORT, "127.0.0.1", () => console.log(`listening on 127.0.0.1:${PORT}`));

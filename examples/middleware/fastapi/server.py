@@ -93,6 +93,13 @@ async def refuse(_request: Request, error: Exception) -> JSONResponse:
     return JSONResponse({"error": "invalid_token"}, 401, headers)
 
 
+async def no_store(request: Request, call_next):
+    """A middleware: no cache keeps an answer, unless its handler sets a Cache-Control of its own."""
+    response = await call_next(request)
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
+
+
 # --- to here ----------------------------------------------------------------------------------------------------------
 
 files, flows = FastAPI(), APIRouter()
@@ -133,6 +140,7 @@ async def lifespan(app: FastAPI):
 app = FastAPI(lifespan=lifespan)
 app.mount("/files", files)
 app.include_router(flows)
+app.middleware("http")(no_store)
 for each in (app, files):
     each.add_exception_handler(Refused, refuse)
     each.add_exception_handler(psycopg.DatabaseError, refuse)

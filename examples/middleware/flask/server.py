@@ -10,7 +10,7 @@ import sys
 from datetime import timedelta
 
 import psycopg
-from flask import Blueprint, Flask, abort, g, jsonify, request
+from flask import Blueprint, Flask, abort, after_this_request, g, jsonify, request
 from psycopg.rows import namedtuple_row
 from psycopg_pool import ConnectionPool
 
@@ -50,6 +50,7 @@ def guarded(sql: str):
     def decorate(view):
         @functools.wraps(view)
         def judging(*args, **kwargs):
+            after_this_request(no_store)
             with pool.connection() as connection:
                 g.token = connection.execute(sql, presented()).fetchone()
             if g.token.status != "ok":
@@ -57,6 +58,12 @@ def guarded(sql: str):
             return view(*args, **kwargs)
         return judging
     return decorate
+
+
+def no_store(response):
+    """No cache keeps the answer, unless its view sets a Cache-Control of its own."""
+    response.headers.setdefault("Cache-Control", "no-store")
+    return response
 
 
 # Way one, for reading: one call judges, and spends where the scope says so.
@@ -127,4 +134,4 @@ def approve(id):
 @app.post("/links/<id>")
 def link(id):
     with pool.connection() as connection:
-        return jsonify(token=mint(connection, id))
+        return jsonify(token=mint(connection, id)), {"Cache-Control": "no-store"}

@@ -58,6 +58,7 @@ func peeked(next http.HandlerFunc) http.HandlerFunc {
 
 func judging(sql string, next http.HandlerFunc) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
+		w.Header().Set("Cache-Control", "no-store") // No cache keeps the answer, unless its handler sets a header of its own.
 		var status string
 		var token Token
 		if err := pool.QueryRow(r.Context(), sql, presented(r)...).Scan(&status, &token.ResourceID); err != nil {
@@ -174,6 +175,7 @@ func link(w http.ResponseWriter, r *http.Request) {
 		fail(w, err)
 		return
 	}
+	w.Header().Set("Cache-Control", "no-store")
 	fmt.Fprintf(w, `{"token": %q}`, token)
 }
 

@@ -1,6 +1,7 @@
 // The token of a link: taken out of the address bar, kept in this page's memory, sent as a header.
 
-/** Takes the token out of the address, so that neither history, bookmark nor shoulder has it. Null if there is none. */
+/** Takes the token out of the address bar and the tab's back list, so that neither bookmark nor shoulder has it. Null if there is none.
+ *  The browser's own history keeps the address as it was opened: there a short TTL and the one use help. */
 export function takeToken() {
   const token = location.hash.slice(1);
   if (token) history.replaceState(null, "", location.pathname);

@@ -5,8 +5,9 @@
 //! Copy the dependencies of Cargo.toml too. Of LETTING_IN and PEEKED take what you use; rustc warns of the other.
 
 use axum::extract::{OriginalUri, Path, Query, Request, State};
-use axum::http::StatusCode;
+use axum::http::header::CACHE_CONTROL;
 use axum::http::request::Parts;
+use axum::http::{HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -140,7 +141,10 @@ async fn judge(State(judge): State<Judge>, request: Request, next: Next) -> Resu
     let Some(resource_id) = resource_id.filter(|_| status == "ok") else { return Err(Refused::Status(status)) };
     parts.extensions.insert(Token { resource_id });
     parts.extensions.insert(presented);
-    Ok(next.run(Request::from_parts(parts, body)).await)
+    let mut response = next.run(Request::from_parts(parts, body)).await;
+    // No cache keeps the answer, unless its handler sets a header of its own.
+    response.headers_mut().entry(CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
+    Ok(response)
 }
 
 // --- to here ---------------------------------------------------------------------------------------------------------
@@ -170,8 +174,8 @@ async fn approve(
     Ok(Json(json!({"approved": token.resource_id})))
 }
 
-async fn link(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<Json<Value>, Refused> {
-    Ok(Json(json!({"token": mint(&pool, &id).await?})))
+async fn link(State(pool): State<PgPool>, Path(id): Path<String>) -> Result<impl IntoResponse, Refused> {
+    Ok(([(CACHE_CONTROL, "no-store")], Json(json!({"token": mint(&pool, &id).await?}))))
 }
 
 #[tokio::main]
