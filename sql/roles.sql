@@ -76,6 +76,12 @@ BEGIN
     FOREACH object IN ARRAY objects LOOP
         EXECUTE format(statement, object, role);
     END LOOP;
+    IF statement ~ '^REVOKE' AND EXISTS (
+        SELECT FROM unnest(objects) AS o WHERE has_function_privilege(role, substring(o FROM 'FUNCTION (.*)$'), 'EXECUTE')) THEN
+        RAISE WARNING 'temptoken: role % may still do some of this', quote_ident(role)
+            USING DETAIL = 'It is a superuser or the owner, or what it is a member of may, perhaps PUBLIC.',
+                  HINT = 'Take the privilege from that role, or the membership from this one.';
+    END IF;
     -- Not taken back by REVOKE: other objects there may need it, and it grants nothing by itself.
     IF statement ~ '^GRANT' AND NOT has_schema_privilege(role, functions, 'USAGE') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', functions, role);
@@ -104,5 +110,5 @@ BEGIN ATOMIC
               WHERE p.privilege OPERATOR(pg_catalog.=) temptoken_revoke_grant.privilege));
 END;
 COMMENT ON FUNCTION @extschema@.temptoken_revoke_grant(text, text) IS
-'Takes back what temptoken_grant has granted to this role; what another privilege of the role covers too goes as well. What it has as a member of another role stays: has_function_privilege tells.
+'Takes back what temptoken_grant has granted to this role; what another privilege of the role covers too goes as well. What it has as a member of another role stays, with a WARNING.
 Errors: those of temptoken_grant, but PUBLIC is a role here, written public.';

@@ -70,7 +70,7 @@ CREATE FUNCTION @extschema@.temptoken_sweep_status(
     OUT preloaded boolean,
     OUT cron_schedule text
 ) RETURNS record
-LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp
+LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 BEGIN ATOMIC
     SELECT s.worker, s.next_start, s.last_start, s.last_finish, s.rows_removed, s.rows_removed_in_total, s.last_error,
         s.last_error_at, temptoken.rows_waiting(), s.preloaded,
@@ -100,7 +100,7 @@ COMMENT ON FUNCTION @extschema@.temptoken_sweep_worker_stop() IS
 Errors: 55000 when the library is preloaded.';
 
 CREATE FUNCTION @extschema@.temptoken_schedule_sweep(schedule text DEFAULT '*/5 * * * *') RETURNS bigint
-LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp SET quote_all_identifiers = off
 AS $$
 DECLARE
     name CONSTANT text := 'temptoken sweep of ' || pg_catalog.current_database();

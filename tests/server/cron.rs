@@ -68,7 +68,10 @@ fn pg_cron_sweeps_its_own_database_and_others() {
     assert_eq!(text(&mut cron, UNSCHEDULE), "f");
     text(&mut cron, "SELECT temptoken_schedule_sweep()");
     assert_eq!(scheduled(&mut cron).unwrap(), "*/5 * * * *");
+    cron.batch_execute("SET quote_all_identifiers = on").unwrap();
+    assert_eq!(scheduled(&mut cron).unwrap(), "*/5 * * * *");
     text(&mut cron, SCHEDULE);
+    cron.batch_execute("RESET quote_all_identifiers").unwrap();
     assert_eq!(scheduled(&mut cron).unwrap(), "* * * * *");
     assert_ne!(sqlstate(&mut cron, "SELECT temptoken_schedule_sweep('whenever')"), "ok");
     assert_eq!(sqlstate(&mut cron, "SELECT temptoken_schedule_sweep(NULL)"), "22004");

@@ -62,6 +62,13 @@ SELECT count(*) FROM pg_depend AS d, aclexplode((SELECT proacl FROM pg_proc WHER
 WHERE d.classid = 'pg_proc'::regclass AND d.refobjid = (SELECT oid FROM pg_extension WHERE extname = 'temptoken')
     AND a.grantee::regrole::text LIKE 'regress%';
 
+-- What a role has as a member of another stays, and it says so.
+SELECT public.temptoken_grant('regress_issue', 'issue');
+GRANT regress_issue TO regress_monitor;
+SELECT public.temptoken_revoke_grant('regress_monitor', 'issue');
+REVOKE regress_issue FROM regress_monitor;
+SELECT public.temptoken_revoke_grant('regress_issue', 'issue');
+
 -- Mistakes.
 \set SHOW_CONTEXT never
 SELECT public.temptoken_grant('regress_issue', 'everything');
