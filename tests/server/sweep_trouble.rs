@@ -530,15 +530,7 @@ fn dead_rows_are_passed_in_steps() {
                  FROM generate_series(1, {rows})"
             ))
             .unwrap();
-        client.batch_execute("ALTER SYSTEM SET temptoken.sweep_interval = '1s'").unwrap();
-        cluster.reload();
-        wait_until("they are swept", || cluster.rows_logged("postgres") == before + rows);
-        client.batch_execute("ALTER SYSTEM SET temptoken.sweep_interval = '1h'").unwrap();
-        cluster.reload();
-        let worker = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker'";
-        wait_until("the worker has gone", || text(&mut client, worker) == "0");
-        let scans = "SELECT idx_scan FROM pg_stat_all_indexes WHERE indexrelname = 'temp_tokens_pkey'";
-        text(&mut client, scans).parse::<u64>().unwrap()
+        index_scans_once_swept(&cluster, before + rows)
     };
     let mut scans = expect_swept("SELECT", "00000000-0001", 130_000);
     let steps = 130_000 / 30_000;
@@ -572,6 +564,40 @@ fn a_step_does_not_end_between_two_versions_of_a_row() {
         client.batch_execute(&format!("UPDATE temptoken.temp_tokens SET resource_id = '2'; {preparation}")).unwrap();
         assert_eq!(text(&mut client, "SELECT temptoken_delete_expired()"), "1", "{preparation}");
     }
+}
+
+/// A batch that was made small because it took long is not to pass over many dead rows either.
+#[test]
+fn a_small_batch_passes_few_dead_rows() {
+    let cluster = Cluster::with_extension(&[
+        "temptoken.sweep_interval = 1h",
+        "temptoken.sweep_batch_size = 1",
+        "autovacuum = off",
+    ]);
+    let mut client = cluster.connect("postgres");
+    let mut old = cluster.connect("postgres");
+    old.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT").unwrap();
+    insert(&mut client, "temp_tokens", "00000000-0000", 1_000);
+    client.batch_execute("DELETE FROM temptoken.temp_tokens").unwrap();
+    insert(&mut client, "temp_tokens", "00000000-0001", 1);
+    let scans = index_scans_once_swept(&cluster, 1);
+    assert!(scans >= 1_000 / 21, "{scans} index scans");
+}
+
+/// Has the worker sweep, until it has logged so many rows in all, and no longer; how often the primary key was scanned by then.
+fn index_scans_once_swept(cluster: &Cluster, rows: u64) -> u64 {
+    let mut client = cluster.connect("postgres");
+    let mut every = |interval| {
+        client.batch_execute(&format!("ALTER SYSTEM SET temptoken.sweep_interval = '{interval}'")).unwrap();
+        cluster.reload();
+    };
+    every("1s");
+    wait_until("they are swept", || cluster.rows_logged("postgres") == rows);
+    every("1h");
+    let worker = "SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'temptoken sweep worker'";
+    wait_until("the worker has gone", || text(&mut client, worker) == "0");
+    let scans = "SELECT idx_scan FROM pg_stat_all_indexes WHERE indexrelname = 'temp_tokens_pkey'";
+    text(&mut client, scans).parse().unwrap()
 }
 
 /// More dead rows than a step passes, and a token in a child table whose id comes before theirs.
