@@ -2,11 +2,14 @@
 //! tokens that get into the log, settings of a session that change how a token is looked up.
 
 use std::collections::BTreeMap;
+use std::fs;
+use std::io::Write as _;
+use std::process::Stdio;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{self, Cluster, REGISTER, as_server_user, pg_config, skipped, sqlstate, text, value};
+use crate::common::{self, Cluster, REGISTER, as_server_user, pg_config, skipped, source_path, sqlstate, text, value};
 use postgres::Client;
 
 /// Every call that a token, or a part of one, could be passed to, wherever in it.
@@ -595,4 +598,36 @@ fn tables_that_come_to_refer_to_tokens_while_a_deletion_waits_are_seen() {
         call.join().unwrap()
     });
     assert_eq!(state, "42501");
+}
+
+/// What strangers have sent stands in a log too: quotes, commands of psql, zero bytes, bytes of no encoding. The lines are those of
+/// the pages, which read files of these names.
+#[test]
+fn tokens_in_logs_and_mails_are_found_whatever_else_is_there() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let directory = tempfile::tempdir().unwrap();
+    let put = |name, text: &[u8]| fs::write(directory.path().join(name), text).unwrap();
+    let end = "SELECT temptoken_delete_by_id(id) FROM temptoken_find_tokens(:'log') WHERE known";
+    for page in ["README.md", "docs/operations.md", "docs/how-to/incident-response.md"] {
+        let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
+        let (start, rest) = token.split_at(20);
+        let hostile: &[u8] = b"\0\0 GET / 404 \xff' \\! touch ran\n' ";
+        if page.ends_with("incident-response.md") {
+            put("leaked.eml", &[hostile, format!("https://example.com/#{start}=\r\n{rest}\r\n").as_bytes()].concat());
+        } else {
+            put("leaked.log", &[hostile, format!("GET /files/42?t={token} 200 '").as_bytes()].concat());
+        }
+        let page = fs::read_to_string(source_path(page)).unwrap();
+        let read = page.lines().rfind(|line| line.starts_with("\\set log")).unwrap();
+        let mut psql = cluster.psql("postgres");
+        psql.current_dir(&directory).args(["-v", "ON_ERROR_STOP=1"]).stdin(Stdio::piped());
+        let mut psql = psql.stdout(Stdio::null()).spawn().unwrap();
+        psql.stdin.take().unwrap().write_all(format!("{read}\n{end};\n").as_bytes()).unwrap();
+        assert!(psql.wait().unwrap().success(), "{read}");
+        let status = format!("SELECT (temptoken_peek('{token}', 'GET', '/files/42')).status");
+        assert_eq!(text(&mut client, &status), "token_not_found", "{read}");
+    }
+    assert!(!directory.path().join("ran").exists());
 }
