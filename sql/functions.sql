@@ -102,7 +102,7 @@ CREATE FUNCTION @extschema@.temptoken_validate(
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_validate(text, text, text) IS
-'Authenticates a request: the token''s row, or an error. Spends a use of a limited token; uses_left is how many it has after this call, NULL without limit. Call it in FROM: (temptoken_validate(...)).* would call it once a column.
+'Authenticates a request: the token''s row, or an error. Spends a use of a limited token; uses_left is how many it has after this call, NULL without limit. Call it in FROM, and read what it answers: (temptoken_validate(...)).* would call it once a column, and a CTE that nothing reads not at all.
 method: compared without regard to ASCII case. path: the raw path as the router sees it, before decoding, without the query string; compared byte for byte.
 Errors, the first that holds: TT001 token_not_found; TT002 token_expired; TT003 scope_unknown; TT004 route_not_allowed; TT006 token_used_up; 25006 when a use would be spent in a read-only transaction.';
 
@@ -121,7 +121,7 @@ CREATE FUNCTION @extschema@.temptoken_try_validate(
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_try_validate(text, text, text) IS
-'As temptoken_validate, with the refusal as a value: status is ok, or the refusal''s name and everything else NULL. The transaction goes on.
+'As temptoken_validate, with the refusal as a value: status is ok, or the refusal''s name and everything else NULL. A refusal is a row too: compare the status. The transaction goes on.
 Errors: 25006 when a use would be spent in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_peek(

@@ -549,6 +549,27 @@ fn dead_rows_are_passed_in_steps() {
 const KEEP: &str = "CREATE FUNCTION keep() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN OLD; END';
                     CREATE TRIGGER keep BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION keep()";
 
+/// The worker has logged in as nobody. What the owner's trigger makes there is the owner's.
+#[test]
+fn a_trigger_that_makes_a_temporary_table_does_not_stop_the_sweep() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1h", "temptoken.sweep_batch_size = 100"]);
+    let mut client = cluster.connect("postgres");
+    insert(&mut client, "temp_tokens", "00000000-0000", 1_000);
+    client
+        .batch_execute(
+            "CREATE SCHEMA audit;
+             CREATE FUNCTION audit.note() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS $$ BEGIN
+                 CREATE TEMP TABLE IF NOT EXISTS seen (id uuid);
+                 INSERT INTO seen VALUES (OLD.id);
+                 RETURN NULL;
+             END $$;
+             CREATE TRIGGER note AFTER DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION audit.note()",
+        )
+        .unwrap();
+    index_scans_once_swept(&cluster, 1_000);
+    assert_eq!(value(&mut client, "SELECT last_error FROM temptoken_sweep_status()"), None);
+}
+
 /// Dead rows, as many as a step passes but for one, and then a token that was updated: both of its versions are in the index. A step that
 /// ended between the two would leave it.
 #[test]

@@ -67,7 +67,15 @@ SELECT public.temptoken_grant('regress_issue', 'issue');
 GRANT regress_issue TO regress_monitor;
 SELECT public.temptoken_revoke_grant('regress_monitor', 'issue');
 REVOKE regress_issue FROM regress_monitor;
+-- Also where it inherits nothing, and SET ROLE leads there, or to what is no function.
+CREATE ROLE regress_outsider NOINHERIT IN ROLE regress_issue;
+SELECT public.temptoken_revoke_grant('regress_outsider', 'issue');
 SELECT public.temptoken_revoke_grant('regress_issue', 'issue');
+SELECT public.temptoken_revoke_grant('regress_outsider', 'issue');
+GRANT SELECT ON temptoken.active_tokens TO regress_issue;
+SELECT public.temptoken_revoke_grant('regress_outsider', 'manage');
+REVOKE SELECT ON temptoken.active_tokens FROM regress_issue;
+DROP ROLE regress_outsider;
 
 -- Mistakes.
 \set SHOW_CONTEXT never
