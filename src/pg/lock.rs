@@ -1,9 +1,9 @@
 //! Locks on tables, rows and names, which the transaction holds until it ends.
 
-use std::hash::{Hash, Hasher};
+use std::slice;
 
 use pgrx::pg_sys::{self, Oid};
-use rustc_hash::FxHasher;
+use sha2::{Digest as _, Sha256};
 
 use super::ffi::GetCurrentCommandId;
 use super::lookup::{Key, Lookup};
@@ -93,14 +93,25 @@ pub(super) unsafe fn lock_tuple(
 
 /// Locks the name that `parts` make up, among names of the same `kind`, and waits for others who hold it. The lock is
 /// advisory, in a space of its own beside that of pg_advisory_lock(). Names with the same hash share a lock.
+///
+/// pg_locks shows the hash to every role. So that nobody can look for the name that it is of, it is keyed with a secret of
+/// this server's: random bytes that initdb has put into the control file, and that no SQL shows (access/xlog.h).
 pub fn lock_name(kind: u16, parts: &[&[u8]], is_shared: bool) {
-    let mut hasher = FxHasher::default();
-    parts.hash(&mut hasher);
-    let hash = hasher.finish();
+    // SAFETY: the server has read the control file, and it has so many bytes of these.
+    let secret: &[u8] = unsafe {
+        slice::from_raw_parts(pg_sys::GetMockAuthenticationNonce().cast(), pg_sys::MOCK_AUTH_NONCE_LEN as usize)
+    };
+    let mut hasher = Sha256::new_with_prefix(secret);
+    for part in parts {
+        hasher.update(part.len().to_be_bytes());
+        hasher.update(part);
+    }
+    let hash = hasher.finalize();
+    let [first, second] = [0, 4].map(|at| u32::from_be_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]));
     let tag = pg_sys::LOCKTAG {
         locktag_field1: database_oid(),
-        locktag_field2: (hash >> 32) as u32,
-        locktag_field3: hash as u32,
+        locktag_field2: first,
+        locktag_field3: second,
         locktag_field4: kind,
         locktag_type: pg_sys::LockTagType::LOCKTAG_ADVISORY as u8,
         locktag_lockmethodid: pg_sys::USER_LOCKMETHOD as u8,

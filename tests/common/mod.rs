@@ -122,6 +122,8 @@ fn run(command: &mut Command) -> Output {
     output
 }
 
+const PRELOADED: [&str; 2] = ["shared_preload_libraries = 'temptoken'", "temptoken.sweep_interval = 1s"];
+
 /// A server of its own in a directory of its own; stopped and removed when dropped.
 pub struct Cluster {
     dir: TempDir,
@@ -150,9 +152,7 @@ impl Cluster {
         let kept = temporary_path(&format!("initdb-{:016x}", hasher.finish()));
         if !kept.exists() {
             let new = Self::new_dir();
-            run(server_program("initdb")
-                .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
-                .arg(new.data()));
+            new.run_initdb();
             // Another program may do the same now: the name appears when all is there.
             let copy = temporary_path(&format!("initdb-{}", std::process::id()));
             copy_all(&new.data(), &copy);
@@ -163,10 +163,25 @@ impl Cluster {
         kept
     }
 
+    fn run_initdb(&self) {
+        run(server_program("initdb")
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync", "-D"])
+            .arg(self.data()));
+    }
+
     /// A new cluster with the library preloaded, a sweep every second, and the extension in database postgres.
     pub fn with_extension(settings: &[&str]) -> Self {
-        let preloaded = ["shared_preload_libraries = 'temptoken'", "temptoken.sweep_interval = 1s"];
-        let cluster = Self::start(&[&preloaded, settings].concat());
+        let cluster = Self::start(&[&PRELOADED, settings].concat());
+        cluster.connect("postgres").batch_execute("CREATE EXTENSION temptoken").unwrap();
+        cluster
+    }
+
+    /// The same, with what initdb makes for this one alone. Others are copies.
+    pub fn of_its_own() -> Self {
+        let cluster = Self::new_dir();
+        cluster.run_initdb();
+        cluster.configure(&PRELOADED);
+        cluster.launch();
         cluster.connect("postgres").batch_execute("CREATE EXTENSION temptoken").unwrap();
         cluster
     }
@@ -356,7 +371,7 @@ impl Cluster {
     /// Moves this cluster, which must be stopped, into a new one by pg_upgrade.
     pub fn upgrade(&self) -> Self {
         let new = Self::new_dir();
-        new.init(&["shared_preload_libraries = 'temptoken'", "temptoken.sweep_interval = 1s"]);
+        new.init(&PRELOADED);
         let bin = pg_config("--bindir");
         let mut command = server_program("pg_upgrade");
         command.args(["-U", "postgres", "-b", &bin, "-B", &bin]);

@@ -631,3 +631,19 @@ fn tokens_in_logs_and_mails_are_found_whatever_else_is_there() {
     }
     assert!(!directory.path().join("ran").exists());
 }
+
+/// Every role can read pg_locks. What it shows of a resource id is of no use to who tries ids on a server of their own.
+#[test]
+fn locks_of_replace_are_named_otherwise_on_every_server() {
+    let shown = |cluster: &Cluster| {
+        let mut client = cluster.connect("postgres");
+        text(&mut client, &REGISTER.replace("'{id}')", "'{id}', replace => true)"));
+        client.batch_execute("BEGIN; SELECT temptoken_mint('files', '42', '1 hour', replace => true)").unwrap();
+        let locks = "SELECT string_agg(format('%s %s', classid, objid), ', ' ORDER BY objsubid) FROM pg_locks
+                     WHERE locktype = 'advisory'";
+        text(&mut client, locks)
+    };
+    let cluster = Cluster::with_extension(&[]);
+    assert_eq!(shown(&cluster), shown(&cluster));
+    assert_ne!(shown(&cluster), shown(&Cluster::of_its_own()));
+}
