@@ -198,6 +198,14 @@ fn every_example_does_what_its_page_says() {
         if examples.is_empty() {
             continue;
         }
+        // Before anything is called: schema public belongs to the owner of the database.
+        let path = examples[0]
+            .sql
+            .lines()
+            .chain(["no path"])
+            .find(|line| line.contains("SET search_path = "))
+            .unwrap_or("public");
+        assert!(!path.contains("public"), "{}: its first example keeps schema public on the path", page.display());
         let cluster = Cluster::start(PRELOADED);
         cluster.run_script("postgres", BETTER_FITS);
         let printed = outputs(&cluster, &examples);

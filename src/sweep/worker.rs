@@ -38,8 +38,8 @@ const OVERRIDES: &[(&CStr, &CStr)] = &[
     // A worker never waits for a row or for the table of tokens. This is for other locks, as on a table that refers to it.
     (c"lock_timeout", c"1s"),
     (c"idle_in_transaction_session_timeout", c"0"),
-    #[cfg(any(feature = "pg17", feature = "pg18"))]
     (c"transaction_timeout", c"0"),
+    (c"restrict_nonsystem_relation_kind", c""),
     (c"session_replication_role", c"origin"),
     // An error is for `catch`.
     (c"exit_on_error", c"off"),
@@ -60,7 +60,9 @@ pub extern "C-unwind" fn temptoken_sweep_worker_main(argument: Datum) {
     // SAFETY: called once, before any access to a database. Settings come first, so that they win over the database's own.
     // Without a user the worker acts as the superuser that initdb made, as autovacuum does.
     unsafe {
-        for (name, value) in OVERRIDES {
+        // Some came with a later version.
+        let has = |name: &CStr| !pg_sys::GetConfigOption(name.as_ptr(), true, false).is_null();
+        for (name, value) in OVERRIDES.iter().filter(|(name, _)| has(name)) {
             let (context, source) = (pg_sys::GucContext::PGC_SUSET, pg_sys::GucSource::PGC_S_OVERRIDE);
             pg_sys::SetConfigOption(name.as_ptr(), value.as_ptr(), context, source);
         }
