@@ -22,15 +22,17 @@ SCHEMA = """
 CREATE SCHEMA auth;
 CREATE EXTENSION temptoken SCHEMA auth;
 SELECT auth.temptoken_register_scope('files', ARRAY['GET /files/{id}'], '1 hour', '{id}');
-CREATE TABLE files (id text PRIMARY KEY);
-INSERT INTO files VALUES ('42'), ('43');
-ALTER TABLE files ENABLE ROW LEVEL SECURITY;
-CREATE POLICY by_token ON files
+CREATE SCHEMA app;
+CREATE TABLE app.files (id text PRIMARY KEY);
+INSERT INTO app.files VALUES ('42'), ('43');
+ALTER TABLE app.files ENABLE ROW LEVEL SECURITY;
+CREATE POLICY by_token ON app.files
     USING (auth.temptoken_current_scope() = 'files' AND id = auth.temptoken_current_resource_id());
 CREATE ROLE how_to LOGIN;
 SELECT auth.temptoken_grant('how_to', 'issue');
 SELECT auth.temptoken_grant('how_to', 'validate');
-GRANT SELECT ON files TO how_to;
+GRANT USAGE ON SCHEMA app TO how_to;
+GRANT SELECT ON app.files TO how_to;
 """
 NO_TOKEN = "tt_" + "0" * 96
 
