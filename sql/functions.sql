@@ -262,7 +262,7 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_find_tokens(text) IS
-'Every token that stands in a text as it was minted, such as a pasted log (decode a mail before): its id, whether this database has it, whether it is active: not expired, with uses left, its scope registered. Do not paste a log between quotes: it has what strangers have sent. In psql, \set log `grep -aoE ''[a-z0-9_]_[0-9a-f]{96}'' leaked.log` and then :''log''.';
+'Every token that stands in a text as it was minted, such as a log (decode a mail before): its id, whether this database has it, whether it is active: not expired, with uses left, its scope registered. Do not paste a log between quotes: it has what strangers have sent. In psql, \set log `grep -aoE ''[a-z0-9_]_[0-9a-f]{96}'' leaked.log` and then :''log''.';
 
 -- A barrier: whoever may read the view sees nothing of other tokens by a function of his own in WHERE.
 CREATE VIEW temptoken.active_tokens WITH (security_barrier) AS

@@ -221,7 +221,7 @@ unsafe fn has_temporary_object_of_another(owner: Oid) -> bool {
         let depend = pg_sys::table_open(PG_DEPEND.into(), lock);
         let index = PG_DEPEND_REFERENCE_INDEX.into();
         let scan = pg_sys::systable_beginscan(depend, index, true, ptr::null_mut(), 2, keys.as_mut_ptr());
-        // A worker of ours has logged in as nobody, and so has nobody calling.
+        // Without a role it is a background worker's, which acts as the superuser that initdb made. No other role calls there.
         let is_trusted = |role: Oid| role == owner || role == pg_sys::InvalidOid || pg_sys::superuser_arg(role);
         let (login, mut found) = ((*pg_sys::MyProc).roleId, false);
         while !found {

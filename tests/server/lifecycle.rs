@@ -414,6 +414,31 @@ fn no_setting_of_a_role_stops_the_worker() {
     assert_no_trouble(&cluster.log());
 }
 
+/// A setting that keeps statements from views came with minor versions of 15 and 16.
+#[test]
+fn no_setting_keeps_the_worker_from_a_view_that_a_trigger_reads() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    let setting = "restrict_nonsystem_relation_kind";
+    if value(&mut client, &format!("SELECT current_setting('{setting}', true)")).is_none() {
+        return common::skipped(&format!("this PostgreSQL has no {setting}"));
+    }
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(&format!(
+            "CREATE SCHEMA audit;
+             CREATE VIEW audit.switch AS SELECT true AS is_on;
+             CREATE FUNCTION audit.note() RETURNS trigger LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp AS
+                 'BEGIN PERFORM FROM audit.switch; RETURN NULL; END';
+             CREATE TRIGGER note AFTER DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION audit.note();
+             ALTER DATABASE postgres SET {setting} = 'view'"
+        ))
+        .unwrap();
+    mint(&mut client, 50, "1 millisecond");
+    wait_until("it has swept all the same", || has_tokens(&mut client, 0));
+    assert_no_trouble(&cluster.log());
+}
+
 #[test]
 fn databases_of_any_name_are_swept_and_logged_by_it() {
     let cluster = Cluster::with_extension(&[]);
