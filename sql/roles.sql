@@ -73,6 +73,14 @@ BEGIN
         RAISE EXCEPTION 'temptoken: there is no such role'
             USING ERRCODE = 'undefined_object', HINT = 'Pass its name as pg_roles.rolname has it: case counts, no quotes.';
     END IF;
+    -- PostgreSQL's GRANT has a WARNING for this, and changes nothing.
+    IF EXISTS (SELECT FROM unnest(objects) AS o
+        WHERE NOT has_function_privilege(substring(o FROM '^EXECUTE ON FUNCTION (.*)$'), 'EXECUTE WITH GRANT OPTION')) THEN
+        RAISE EXCEPTION 'temptoken: permission denied to change privileges'
+            USING ERRCODE = 'insufficient_privilege', HINT = 'Call it as the owner of the extension.';
+    END IF;
+    -- One at a time: two GRANTs of one object at once fail with XX000. It holds up no use of the table, and needs a right to write to it.
+    LOCK TABLE temptoken.scopes IN SHARE UPDATE EXCLUSIVE MODE;
     FOREACH object IN ARRAY objects LOOP
         EXECUTE format(statement, object, role);
     END LOOP;

@@ -113,4 +113,14 @@ DROP ROLE "PUBLIC";
 SET ROLE regress_issue;
 SELECT public.temptoken_grant('regress_issue', 'manage');
 RESET ROLE;
+-- Nor by who may call it and may not grant.
+GRANT USAGE ON SCHEMA temptoken TO regress_issue;
+GRANT EXECUTE ON FUNCTION public.temptoken_grant, public.temptoken_revoke_grant, temptoken.change_privilege TO regress_issue;
+GRANT SELECT ON temptoken.privileges TO regress_issue;
+SELECT public.temptoken_grant('regress_issue', 'validate');
+SET ROLE regress_issue;
+SELECT public.temptoken_grant('regress_monitor', 'validate');
+SELECT public.temptoken_revoke_grant('regress_monitor', 'validate');
+RESET ROLE;
+DROP OWNED BY regress_issue;
 DROP ROLE regress_issue, regress_validate, regress_manage, regress_monitor, regress_watcher;
