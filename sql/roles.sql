@@ -49,7 +49,7 @@ COMMENT ON VIEW temptoken.privileges IS 'What temptoken_grant grants: a row for 
 COMMENT ON COLUMN temptoken.privileges.privilege IS 'issue, validate, manage or monitor';
 COMMENT ON COLUMN temptoken.privileges.granted IS 'What stands between GRANT and TO';
 
-CREATE FUNCTION temptoken.change_privilege(statement text, role text, privilege text, objects text[]) RETURNS void
+CREATE FUNCTION temptoken.change_privilege(statement text, role text, privilege text, objects text[], scopes regclass) RETURNS void
 LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
 AS $$
 DECLARE
@@ -80,7 +80,7 @@ BEGIN
             USING ERRCODE = 'insufficient_privilege', HINT = 'Call it as the owner of the extension.';
     END IF;
     -- One at a time: two GRANTs of one object at once fail with XX000. It holds up no use of the table, and needs a right to write to it.
-    LOCK TABLE temptoken.scopes IN SHARE UPDATE EXCLUSIVE MODE;
+    EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', scopes);
     FOREACH object IN ARRAY objects LOOP
         EXECUTE format(statement, object, role);
     END LOOP;
@@ -100,7 +100,7 @@ BEGIN
     END IF;
 END
 $$;
-COMMENT ON FUNCTION temptoken.change_privilege(text, text, text, text[]) IS
+COMMENT ON FUNCTION temptoken.change_privilege(text, text, text, text[], regclass) IS
 'What temptoken_grant and temptoken_revoke_grant have in common';
 
 CREATE FUNCTION @extschema@.temptoken_grant(role text, privilege text) RETURNS void
@@ -108,7 +108,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT temptoken.change_privilege('GRANT %s TO %I', temptoken_grant.role, temptoken_grant.privilege,
         ARRAY(SELECT p.granted FROM temptoken.privileges AS p
-              WHERE p.privilege OPERATOR(pg_catalog.=) temptoken_grant.privilege));
+              WHERE p.privilege OPERATOR(pg_catalog.=) temptoken_grant.privilege),
+        'temptoken.scopes'::pg_catalog.regclass);
 END;
 COMMENT ON FUNCTION @extschema@.temptoken_grant(text, text) IS
 'Grants a role all that one job needs: issue (mint, delete by token, id and resource), validate (validate, peek, introspect, authenticate and the identity), manage (scopes, deletions, what is active, statistics, sweeping), monitor (statistics and how sweeping stands, which pg_monitor has from the start). The view temptoken.privileges lists each. USAGE on the schema of the functions comes with it, and stays when the privilege is taken back.
@@ -119,7 +120,8 @@ LANGUAGE sql SET search_path = pg_catalog, pg_temp
 BEGIN ATOMIC
     SELECT temptoken.change_privilege('REVOKE %s FROM %I', temptoken_revoke_grant.role, temptoken_revoke_grant.privilege,
         ARRAY(SELECT p.granted FROM temptoken.privileges AS p
-              WHERE p.privilege OPERATOR(pg_catalog.=) temptoken_revoke_grant.privilege));
+              WHERE p.privilege OPERATOR(pg_catalog.=) temptoken_revoke_grant.privilege),
+        'temptoken.scopes'::pg_catalog.regclass);
 END;
 COMMENT ON FUNCTION @extschema@.temptoken_revoke_grant(text, text) IS
 'Takes back what temptoken_grant has granted to this role; what another privilege of the role covers too goes as well. What it has as a member of another role stays, with a WARNING.
