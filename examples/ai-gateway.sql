@@ -1,5 +1,5 @@
 -- The links of an AI gateway: a user authorizes an OAuth flow, enters headers, or consents, on a page that opens without
--- a login. Each link is a token for one flow, for 15 minutes. Played by `make demo`; any psql can play it.
+-- a login. Each link is a token for one flow, for 15 minutes. `make demo` plays it.
 
 CREATE SCHEMA auth;
 CREATE EXTENSION temptoken SCHEMA auth;

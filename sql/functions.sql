@@ -244,7 +244,7 @@ CREATE FUNCTION @extschema@.temptoken_pre_request() RETURNS void
 LANGUAGE c VOLATILE
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_pre_request() IS
-'For PostgREST''s db-pre-request: authenticates the request that PostgREST is about to serve, by its settings request.method, request.path and request.headers. The token is looked for in the header of temptoken.token_header, then in Authorization: Bearer. Without a token nothing is bound, unless temptoken.require_token is on.
+'For PostgREST''s db-pre-request: authenticates the request that PostgREST is about to serve, by its settings request.method, request.path and request.headers. The token is looked for in the header of temptoken.token_header, then in Authorization: Bearer. Without a token nothing is bound, unless temptoken.require_token is on. With one, response.headers becomes Cache-Control: no-store, unless it is set.
 Errors: PGRST, which PostgREST answers as 401, for every refusal alike; 25006 when a use would be spent in a read-only transaction, as those of GET are.';
 
 -- ---------------------------------------------------------------------------------------------------------------------

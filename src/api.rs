@@ -424,6 +424,7 @@ fn pre_request(call: &Call<'_>, (): ()) -> Answer {
         Verdict::Ok(row) => bind(&row)?,
         Verdict::Refused { .. } => return Err(Error::unauthorized()),
     }
+    postgrest::forbid_caching(call)?;
     nothing()
 }
 

@@ -26,7 +26,8 @@ pub struct Request<'call> {
 }
 
 impl<'call> Request<'call> {
-    /// Judges the scope, then the TTL, then every resource id, then the uses, then the metadata.
+    /// Judges the scope, then the TTL, then every resource id, then the uses, then the metadata. This comes after whatever waits for
+    /// other transactions: meanwhile the scope may have changed, or gone.
     fn admit(&self, call: &Call<'call>, resource_ids: &[Option<&[u8]>]) -> Result<tokens::Mint<'call>, Error> {
         let (now, name) = (pg::now(), self.scope.unwrap_or_default());
         let judge = |scope: &Scope| -> Result<_, MintProblem> {
@@ -46,14 +47,14 @@ impl<'call> Request<'call> {
 
 /// Mints one token: its text.
 pub fn one(call: &Call<'_>, request: &Request<'_>, resource_id: Option<&[u8]>) -> Result<Datum, Error> {
+    tokens::lock_to_mint()?;
+    if request.replace {
+        tokens::replace(request.scope.unwrap_or_default(), resource_id.unwrap_or_default())?;
+    }
     let mint = request.admit(call, &[resource_id])?;
     let token = Token::generate(mint.expires_at_ms).ok_or(Kind::NoRandomness)?;
     let text = text(&token, settings::token_prefix());
-    let resource_id = resource_id.unwrap_or_default();
-    if request.replace {
-        tokens::replace(mint.scope, resource_id)?;
-    }
-    tokens::insert(&mint, token.id(), token.digest(), resource_id)?;
+    tokens::insert(&mint, token.id(), token.digest(), resource_id.unwrap_or_default())?;
     counters::add(Some(mint.scope), counters::MINTED, 1);
     Ok(text)
 }
@@ -74,11 +75,12 @@ pub fn many<'call>(
     if array.length > TextArray::LENGTH_MAX {
         return Err(Kind::TooManyResourceIds.into());
     }
-    let mint = request.admit(call, array.elements)?;
+    tokens::lock_to_mint()?;
     if request.replace {
         require_different(call, array.elements)?;
-        tokens::replace_many(mint.scope, value)?;
+        tokens::replace_many(request.scope.unwrap_or_default(), value)?;
     }
+    let mint = request.admit(call, array.elements)?;
     let prefix = settings::token_prefix();
     // There may be a million: all are in memory of the call, which PostgreSQL allocates and frees.
     let minted = pg::list(call, std::iter::repeat_n(Token::NONE, array.elements.len()));

@@ -3,6 +3,8 @@
 //! Lives here: where PostgREST says what was requested (its documentation, "Transactions", "Transaction-Scoped
 //! Settings"), and where in it a token may be. May not come in here: how a token is judged.
 
+use std::ffi::CStr;
+
 use crate::errors::Error;
 use crate::pg::{self, Call};
 use crate::settings;
@@ -20,6 +22,16 @@ pub fn request<'call>(call: &Call<'call>) -> Result<Request<'call>, Error> {
         None => None,
     };
     Ok(Request { token, method: pg::setting(call, c"request.method")?, path: pg::setting(call, c"request.path")? })
+}
+
+/// Has the answer not be cached, unless its headers are set by now: a shared cache knows nothing of the token's header, and would give
+/// the answer to whoever comes without a token.
+pub fn forbid_caching(call: &Call<'_>) -> Result<(), Error> {
+    const HEADERS: &CStr = c"response.headers";
+    if pg::setting(call, HEADERS)?.is_none() {
+        pg::set_for_transaction(HEADERS, cr#"[{"Cache-Control": "no-store"}]"#);
+    }
+    Ok(())
 }
 
 /// The token in `headers`, a JSON object of lower-case names: the value of the header that the setting names, else what

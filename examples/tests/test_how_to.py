@@ -138,9 +138,7 @@ const probe = async (ask) => {
   process.exit(0);
 };
 """
-PSYCOPG = PYTHON_PROBE + """
-connection.autocommit = True
-async def ask():
+PSYCOPG = PYTHON_PROBE + """async def ask():
     return connection.execute(SQL.format("%s", "%s", "%s"), ARGUMENTS).fetchone()[0]
 asyncio.run(probe(ask))
 """
@@ -259,7 +257,6 @@ def test_what_is_bound_stays_in_its_transaction_behind_the_pooler(behind):
     program = block("poolers.md", "python", "psycopg.connect") + """
 mint = connection.execute("SELECT auth.temptoken_mint('files', '42', '1 minute'), pg_backend_pid()")
 (token, first), method, path = mint.fetchone(), "GET", "/files/42"
-connection.commit()
 """ + block("poolers.md", "python", "temptoken_authenticate") + """
 assert rows == [("42",)], rows
 other = psycopg.connect(connection.info.dsn)

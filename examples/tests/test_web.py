@@ -169,6 +169,16 @@ def test_the_token_of_one_flow_opens_no_other(page, flow, sql):
     assert (answer(sql, id), answer(sql, other)) == (None, None)
 
 
+def test_a_flow_that_is_gone_without_its_trigger_is_a_refusal(page, flow, cluster):
+    id, link = flow()
+    with cluster.connect("web") as connection:
+        connection.execute("SET session_replication_role = replica")
+        connection.execute("DELETE FROM flows WHERE id = %s", (id,))
+    page.goto("/")
+    for method in ["GET", "PUT"]:
+        assert ask(page, method, f"/api/flows/{id}", link.partition("#")[2]) == 401
+
+
 def test_scanners_that_open_the_link_first_spend_nothing(page, flow, web, sql):
     id, link = flow()
     address, _, token = link.partition("#")
@@ -288,6 +298,32 @@ def test_nobody_learns_who_is_a_user(page):
     ask_for_mail(page, "nobody@example.com")
     mailed(page)
     assert "nobody@example.com" not in [mail["to"] for mail in outbox(page)]
+
+
+def test_mails_that_wait_do_not_hold_up_the_pages(page, cluster):
+    """Else their time would tell of the address."""
+    with cluster.connect("web") as connection, connection.transaction():
+        connection.execute("SELECT FROM users WHERE email = 'ben@example.com' FOR UPDATE")
+        for _ in range(12):
+            page.request.post("/sign-in", form={"email": "ben@example.com"})
+        assert page.request.get("/api/session", timeout=3000).json() == {"name": None}
+    wait_until("the mails are out", lambda: len([mail for mail in outbox(page) if mail["to"] == "ben@example.com"]) == 5)
+
+
+def test_who_is_signed_in_can_get_another_address(page, sql):
+    sql("INSERT INTO users VALUES ('fay@example.com', 'Fay') RETURNING 1")
+    page.goto(mailed(page, "fay@example.com"))
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.locator("#name")).to_have_text("Fay")
+    sql("UPDATE users SET email = 'fay@example.net' WHERE email = 'fay@example.com' RETURNING 1")
+    page.goto("/")
+    expect(page.locator("#name")).to_have_text("Fay")
+
+
+def test_a_form_of_another_site_signs_nobody_out(browser, web):
+    """The cookie is Lax, so that such a request comes without it."""
+    answer = browser.new_context(base_url=web.url).request.post("/sign-out", max_redirects=0)
+    assert answer.status == 303 and "set-cookie" not in answer.headers
 
 
 # --- What all have in common ------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
     uvicorn app:app        with DATABASE_URL, after schema.sql; `make example` does all of it
 """
 
+import asyncio
 import os
 from contextlib import asynccontextmanager
 
@@ -31,8 +32,8 @@ HEADERS = {
 @asynccontextmanager
 async def lifespan(app: FastAPI):
     kwargs = {"row_factory": namedtuple_row}
-    async with AsyncConnectionPool(os.environ["DATABASE_URL"], kwargs=kwargs, min_size=1, timeout=5) as pool:
-        app.state.pool, app.state.outbox = pool, []
+    async with AsyncConnectionPool(os.environ["DATABASE_URL"], kwargs=kwargs, min_size=1, max_size=10, timeout=5) as pool:
+        app.state.pool, app.state.outbox, app.state.one_at_a_time = pool, [], asyncio.Lock()
         yield
 
 

@@ -3,7 +3,7 @@
 import secrets
 from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse
 from pydantic import BaseModel
 
@@ -12,6 +12,9 @@ from tokens import validated
 router = APIRouter()
 
 TTL = "10 minutes"
+
+# The trigger ends the links of a flow that is deleted. TRUNCATE fires none.
+gone = HTTPException(401, headers={"WWW-Authenticate": 'Bearer error="invalid_token"'})
 
 
 class Answer(BaseModel):
@@ -43,7 +46,10 @@ async def show(request: Request):
         token = await validated(connection, request)
         # The token's resource id, rather than the path's: it is what was validated.
         sql = "SELECT agent, wish, answer FROM flows WHERE id = %s"
-        agent, wish, answer = await (await connection.execute(sql, (token.resource_id,))).fetchone()
+        found = await (await connection.execute(sql, (token.resource_id,))).fetchone()
+        if not found:
+            raise gone
+    agent, wish, answer = found
     return {"agent": agent, "wish": wish, "answer": answer, "expires_at": token.expires_at}
 
 
@@ -53,5 +59,6 @@ async def decide(answer: Answer, request: Request):
     async with request.app.state.pool.connection() as connection:
         token = await validated(connection, request)
         sql = "UPDATE flows SET answer = %s WHERE id = %s"
-        await connection.execute(sql, (answer.answer, token.resource_id))
+        if not (await connection.execute(sql, (answer.answer, token.resource_id))).rowcount:
+            raise gone
     return {"answer": answer.answer}

@@ -35,13 +35,15 @@ async def form():
 
 @router.post("/sign-in")
 async def send(request: Request, later: BackgroundTasks, email: str = Form(max_length=200)):
-    """The answer is the same whether there is such a user or not, and as fast: all the rest comes after it."""
+    """The answer is the same whether there is such a user or not, and as fast: all the rest comes after it. A real application also
+    limits how often somebody may ask."""
     later.add_task(mail, request.app.state, email)
     return RedirectResponse("/sign-in?sent", 303)
 
 
 async def mail(state, email: str):
-    link = await link_for(state.pool, email)
+    async with state.one_at_a_time:  # So that many at once leave the pool to the pages, whose time would tell.
+        link = await link_for(state.pool, email)
     if link:
         state.outbox.append((email, link))  # A real application gives it to its mailer.
 
@@ -88,5 +90,6 @@ async def sign_out(request: Request) -> Response:
     async with request.app.state.pool.connection() as connection:
         await connection.execute("DELETE FROM sessions WHERE cookie_hash = %s", (cookie_hash(request),))
     response = RedirectResponse("/", 303)
-    response.delete_cookie(COOKIE)
+    if COOKIE in request.cookies:  # A form of another site comes without it, and signs nobody out.
+        response.delete_cookie(COOKIE)
     return response

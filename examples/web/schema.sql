@@ -30,7 +30,7 @@ CREATE TRIGGER gone AFTER DELETE ON users
 -- Of a session's cookie only a hash is kept, as of a token.
 CREATE TABLE sessions (
     cookie_hash bytea PRIMARY KEY,
-    email text NOT NULL REFERENCES users ON DELETE CASCADE,
+    email text NOT NULL REFERENCES users ON UPDATE CASCADE ON DELETE CASCADE,
     expires_at timestamptz NOT NULL
 );
 

@@ -63,6 +63,14 @@ pub fn setting<'call>(_call: &Call<'call>, name: &CStr) -> Result<Option<&'call 
     }
 }
 
+/// Sets a setting that every role may set, until the transaction ends. An error leaves as a panic.
+pub fn set_for_transaction(name: &CStr, value: &CStr) {
+    let (context, source) = (pg_sys::GucContext::PGC_USERSET, pg_sys::GucSource::PGC_S_SESSION);
+    let action = pg_sys::GucAction::GUC_ACTION_LOCAL;
+    // SAFETY: within a transaction. Both are copied.
+    unsafe { pg_sys::set_config_option(name.as_ptr(), value.as_ptr(), context, source, action, true, 0, false) };
+}
+
 /// Raises the error with which this session was told to stop, if it was. It leaves as a panic, which runs destructors.
 pub fn check_for_interrupts() {
     pgrx::check_for_interrupts!();

@@ -152,6 +152,12 @@ pub fn insert_many(call: &Call<'_>, mint: &Mint<'_>, tokens: &[New], resource_id
     Ok(())
 }
 
+/// Locks the table until the transaction ends, for a mint that is to be judged. Who has changed a scope can wait for this lock: then
+/// there is no token to come that was judged before.
+pub fn lock_to_mint() -> Result<(), Error> {
+    TEMP_TOKENS.lock_for_writing().map(drop)
+}
+
 /// What mint locks with `replace`, so that calls for the same resource wait for each other.
 #[derive(Clone, Copy)]
 enum Name {

@@ -2,7 +2,8 @@
 //
 //     npm install && npm start        with DATABASE_URL and PORT
 //
-// In a project of yours: npm install express pg. The imports want "type": "module" in its package.json.
+// In a project of yours: npm install express@5 pg. The imports want "type": "module" in its package.json. With Express 4 an error
+// of an async function, such as a refusal, ends the process.
 
 import express from "express";
 import pg from "pg";

@@ -131,7 +131,7 @@ async def link(request: Request, id: str):
 @asynccontextmanager
 async def lifespan(app: FastAPI):
     kwargs = {"row_factory": namedtuple_row}
-    async with AsyncConnectionPool(os.environ["DATABASE_URL"], kwargs=kwargs, min_size=1, timeout=3) as pool:
+    async with AsyncConnectionPool(os.environ["DATABASE_URL"], kwargs=kwargs, min_size=1, max_size=10, timeout=3) as pool:
         app.state.pool = files.state.pool = pool
         print("listening", flush=True)
         yield

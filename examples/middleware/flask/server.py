@@ -14,7 +14,7 @@ from flask import Blueprint, Flask, abort, after_this_request, g, jsonify, reque
 from psycopg.rows import namedtuple_row
 from psycopg_pool import ConnectionPool
 
-pool = ConnectionPool(os.environ["DATABASE_URL"], kwargs={"row_factory": namedtuple_row}, min_size=1, timeout=3, open=True)
+pool = ConnectionPool(os.environ["DATABASE_URL"], kwargs={"row_factory": namedtuple_row}, min_size=1, max_size=10, timeout=3, open=True)
 
 # --- To copy: from here -----------------------------------------------------------------------------------------------
 

@@ -12,7 +12,7 @@ from flask import Flask, request
 from psycopg.rows import namedtuple_row
 from psycopg_pool import ConnectionPool
 
-pool = ConnectionPool(os.environ["DATABASE_URL"], kwargs={"row_factory": namedtuple_row}, min_size=1, timeout=3, open=True)
+pool = ConnectionPool(os.environ["DATABASE_URL"], kwargs={"row_factory": namedtuple_row}, min_size=1, max_size=10, timeout=3, open=True)
 app = Flask(__name__)
 
 # --- To copy: from here -----------------------------------------------------------------------------------------------
@@ -71,6 +71,6 @@ class Gone(Exception):
 def refuse(error):
     if error.sqlstate in ("TT001", "TT002", "TT003", "TT004", "TT006", Gone.sqlstate):
         print("refused", error.sqlstate, file=sys.stderr)
-        return {"error": "invalid_token"}, 401
+        return {"error": "invalid_token"}, 401, {"WWW-Authenticate": 'Bearer error="invalid_token"'}
     print("database:", type(error).__name__, error.sqlstate, file=sys.stderr)
     return {"error": "unavailable"}, 503

@@ -70,10 +70,21 @@ SELECT set_config('request.method', 'GET', true), set_config('request.path', '/f
 SELECT set_config('request.headers', json_build_object('x-temp-token', :'token')::text, true) IS NOT NULL AS set;
 SELECT public.temptoken_pre_request();
 SELECT public.temptoken_current_resource_id();
+-- No shared cache may keep the answer.
+SHOW response.headers;
 COMMIT;
 BEGIN READ ONLY;
 SELECT public.temptoken_pre_request();
 SELECT public.temptoken_current_resource_id();
+SHOW response.headers;
+COMMIT;
+-- Headers that are set by now stay.
+BEGIN READ ONLY;
+SELECT set_config('request.method', 'GET', true), set_config('request.path', '/flows/f1', true),
+       set_config('response.headers', '[{"Cache-Control": "private"}]', true);
+SELECT set_config('request.headers', json_build_object('x-temp-token', :'token')::text, true) IS NOT NULL AS set;
+SELECT public.temptoken_pre_request();
+SHOW response.headers;
 COMMIT;
 
 -- An ordinary role cannot change the rules.
