@@ -115,7 +115,7 @@ impl Error {
     /// A request through PostgREST that is not authorized.
     pub fn unauthorized() -> Self {
         Self {
-            detail: r#"{"status":401,"headers":{"WWW-Authenticate":"Bearer"}}"#.to_owned(),
+            detail: r#"{"status":401,"headers":{"WWW-Authenticate":"Bearer","Cache-Control":"no-store"}}"#.to_owned(),
             ..Kind::Unauthorized.into()
         }
     }
