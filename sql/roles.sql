@@ -94,8 +94,9 @@ BEGIN
             USING DETAIL = 'It is a superuser or the owner, or what it is a member of may, perhaps PUBLIC.',
                   HINT = 'Take the privilege from that role, or the membership from this one.';
     END IF;
-    -- Not taken back by REVOKE: other objects there may need it, and it grants nothing by itself.
-    IF statement ~ '^GRANT' AND NOT has_schema_privilege(role, functions, 'USAGE') THEN
+    -- Not taken back by REVOKE: other objects there may need it, and it grants nothing by itself. What the role has as a member of
+    -- another can go.
+    IF statement ~ '^GRANT' AND NOT has_schema_privilege('public', functions, 'USAGE') THEN
         EXECUTE format('GRANT USAGE ON SCHEMA %I TO %I', functions, role);
     END IF;
 END

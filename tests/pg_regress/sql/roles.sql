@@ -113,7 +113,16 @@ DROP ROLE "PUBLIC";
 SET ROLE regress_issue;
 SELECT public.temptoken_grant('regress_issue', 'manage');
 RESET ROLE;
--- Nor by who may call it and may not grant.
+-- USAGE on the schema is the role's own, whatever it is a member of.
+BEGIN;
+REVOKE USAGE ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO regress_issue;
+GRANT regress_issue TO regress_monitor;
+SELECT public.temptoken_grant('regress_monitor', 'validate');
+REVOKE regress_issue FROM regress_monitor;
+SELECT has_schema_privilege('regress_monitor', 'public', 'USAGE') AS still;
+ROLLBACK;
+-- Who may call it and may not grant is refused.
 GRANT USAGE ON SCHEMA temptoken TO regress_issue;
 GRANT EXECUTE ON FUNCTION public.temptoken_grant, public.temptoken_revoke_grant, temptoken.change_privilege TO regress_issue;
 GRANT SELECT ON temptoken.privileges TO regress_issue;
