@@ -25,7 +25,10 @@ const NAME: &str = "temptoken sweep launcher";
 /// until the worker is gone.
 const PARTING: Duration = Duration::from_secs(1);
 
-const NO_SLOT: &str = "no background worker slot is free; raise max_worker_processes";
+/// After this time it tries again to start a worker, where no slot was free.
+const RETRY: Duration = Duration::from_secs(5);
+
+const NO_SLOT: &str = "no background worker slot is free; raise max_worker_processes, or lower max_parallel_workers";
 const DIED: &str = "the worker ended before it was through; the server's log says why";
 const ENDED: &str = "the worker was ended after 4 s: a trigger, a lock or too large a batch held it up";
 const _: () = assert!(OVERDUE.as_secs() == 4, "the messages around this line name it");
@@ -56,13 +59,14 @@ pub extern "C-unwind" fn temptoken_sweep_launcher_main(argument: Datum) {
     loop {
         let started = Instant::now();
         announce(only, pg::now());
-        sweep_all(databases(only, &mut logged), &mut logged);
+        let has_swept_all = sweep_all(databases(only, &mut logged), &mut logged);
         loop {
             if only.is_some_and(|database| !by_hand::goes_on(database)) {
                 return;
             }
             // The interval counts from the start of a round. A reload may have changed it.
-            let left = settings::sweep_interval().saturating_sub(started.elapsed());
+            let interval = settings::sweep_interval();
+            let left = if has_swept_all { interval } else { interval.min(RETRY) }.saturating_sub(started.elapsed());
             if left.is_zero() {
                 break;
             }
@@ -96,8 +100,9 @@ struct Database {
     is_to_be_swept: bool,
 }
 
-/// Sweeps each database once, then revisits those that ran out of time, until all are done or the interval is over.
-fn sweep_all(mut databases: Vec<Database>, logged: &mut Logged) {
+/// Sweeps each database once, then revisits those that ran out of time, until all are done or the interval is over. False where no
+/// slot was free for a worker.
+fn sweep_all(mut databases: Vec<Database>, logged: &mut Logged) -> bool {
     let (started, now, interval) = (Instant::now(), pg::now(), micros(settings::sweep_interval()));
     let of = |database: &Database| status::of(database.oid);
     databases.retain(|database| of(database).is_none_or(|place| !place.is_left_alone(now, interval)));
@@ -112,11 +117,11 @@ fn sweep_all(mut databases: Vec<Database>, logged: &mut Logged) {
             turns.iter().for_each(|database| _ = status::change(database.oid, |place| place.fail(now, NO_SLOT)));
             if !logged.no_slot {
                 pgrx::log!(
-                    "temptoken: {NO_SLOT}; expired tokens stay until it can start one, at the next interval or later"
+                    "temptoken: {NO_SLOT}; expired tokens stay until the launcher can start one, for which it goes on trying"
                 );
             }
             logged.no_slot = true;
-            return;
+            return false;
         }
         // When the interval is over, the next round begins at once, with the databases that exist by then.
         let in_time = started.elapsed() < settings::sweep_interval();
@@ -126,6 +131,7 @@ fn sweep_all(mut databases: Vec<Database>, logged: &mut Logged) {
         }
     }
     logged.no_slot = false;
+    true
 }
 
 /// Runs a worker for `database`, to its end or until it is overdue. False when no slot is free.

@@ -402,6 +402,39 @@ fn the_worker_ends_with_its_postmaster() {
     wait_until("the cluster starts again", || cluster.try_start(""));
 }
 
+/// A parallel query, of any role, takes the last slot.
+#[test]
+fn where_no_slot_was_free_it_tries_again_before_the_interval_is_over() {
+    let cluster = Cluster::with_extension(&["max_worker_processes = 2", "max_logical_replication_workers = 0"]);
+    let mut client = cluster.connect("postgres");
+    let mut is = |what: &str, condition: &str| {
+        wait_until(what, || {
+            value(&mut client, &format!("SELECT ({condition})::text FROM temptoken_sweep_status()")).as_deref()
+                == Some("true")
+        });
+    };
+    is("the sweep at start is over", "worker = 'waiting' AND last_finish IS NOT NULL");
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let mut taker = cluster.connect("postgres");
+            let settings =
+                "SET parallel_setup_cost = 0; SET parallel_tuple_cost = 0; SET min_parallel_table_scan_size = 0";
+            taker.batch_execute(settings).unwrap();
+            // Until it is ended, with its parallel worker.
+            _ = taker.batch_execute("SELECT count(*) FROM pg_attribute WHERE pg_sleep(600)::text = 'x'");
+        });
+        is("the slot is taken", "EXISTS (SELECT FROM pg_stat_activity WHERE backend_type = 'parallel worker')");
+        cluster.configure(&["temptoken.sweep_interval = 1s"]);
+        cluster.reload();
+        is("the launcher has found none", "last_error ~ 'no background worker slot is free'");
+        cluster.configure(&["temptoken.sweep_interval = 7d"]);
+        cluster.reload();
+        let end = "SELECT pg_terminate_backend(leader_pid)::text FROM pg_stat_activity WHERE backend_type = 'parallel worker'";
+        assert_eq!(text(&mut cluster.connect("postgres"), end), "true");
+        is("it sweeps", "last_finish > last_error_at");
+    });
+}
+
 #[test]
 fn without_a_free_worker_slot_it_says_so_once_and_goes_on_when_there_is_one() {
     let cluster = Cluster::with_extension(&["max_worker_processes = 1", "max_logical_replication_workers = 0"]);
