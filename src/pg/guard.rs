@@ -136,9 +136,13 @@ unsafe fn names_another(query: *mut pg_sys::Query, table: Oid) -> bool {
 /// Acting as the owner. An error leaves by longjmp.
 pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work: impl FnOnce() -> R) -> R {
     let Some(guard) = GUARD.get() else { return work() };
-    // SAFETY: by the caller's promise. A session's role in the list of processes is the one that has logged in.
+    // SAFETY: by the caller's promise. A session's role in the list of processes is the one that has logged in; a worker has none.
     unsafe {
-        if roles.are_apart() && guard.may_be_superuser.asks(&[roles.caller, (*pg_sys::MyProc).roleId]) {
+        let login = (*pg_sys::MyProc).roleId;
+        // A session that only acts as the owner by now can go back to what it was.
+        let is_owners_own = roles.caller == roles.owner && [roles.owner, pg_sys::InvalidOid].contains(&login);
+        if !is_owners_own && !pg_sys::superuser_arg(roles.owner) && guard.may_be_superuser.asks(&[roles.caller, login])
+        {
             refuse(|guard| guard.ordinary_owner);
         }
         if writes && reaches_others(relation) {

@@ -588,6 +588,15 @@ RESET ROLE;
 SET SESSION AUTHORIZATION regress_issuer;
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
 RESET SESSION AUTHORIZATION;
+-- Also as the owner: it can go back.
+SELECT public.temptoken_grant('regress_owner', 'issue');
+SET ROLE regress_owner;
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+RESET ROLE;
+SET SESSION AUTHORIZATION regress_owner;
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+RESET SESSION AUTHORIZATION;
+SELECT public.temptoken_revoke_grant('regress_owner', 'issue');
 GRANT postgres TO regress_issuer;
 \c - regress_issuer
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
