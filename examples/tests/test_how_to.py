@@ -430,6 +430,7 @@ def file(id):
 
 token = os.environ["TOKEN"]
 sentry_sdk.logger.warning("asks for {path}", path=f"/files/42?t={token}")
+sentry_sdk.metrics.count("asked", 1, attributes={"path": f"/files/42?t={token}"})
 app.test_client().get("/files/42@@", headers={"X-Temp-Token": token, "Authorization": f"Bearer {token}"})
 sentry_sdk.flush()
 print("refused TT001")
@@ -462,14 +463,16 @@ def sent(tell, tracker):
 
 def test_sentry_for_python_needs_both_switches(sent):
     text = block(ORMS, "python", "sentry_sdk.init")
-    scrubs = ",\n    before_send=without_tokens,\n    before_send_log=without_tokens,\n    before_send_transaction=without_tokens"
+    scrubs = ",\n    before_send=without_tokens,\n    before_send_log=without_tokens,\n    before_send_metric=without_tokens"
+    scrubs += ",\n    before_send_transaction=without_tokens"
     variables = ",\n    include_local_variables=False"
     with_query = SENTRY_PYTHON_FAILS.replace("@@", "?t=" + NO_TOKEN)
     plain = SENTRY_PYTHON_FAILS.replace("@@", "")
     assert '"presented"' in sent("python", without(variables, without(scrubs, text)) + plain)
     assert NO_TOKEN in sent("python", without(variables, without(scrubs, text)) + plain)
     assert NO_TOKEN in sent("python", without(scrubs, text) + with_query)
-    assert NO_TOKEN in sent("python", without("\n    before_send_log=without_tokens,", text) + plain)
+    for hook in ["before_send_log", "before_send_metric"]:
+        assert NO_TOKEN in sent("python", without(f"\n    {hook}=without_tokens,", text) + plain)
     events = sent("python", text + with_query)
     assert NO_TOKEN[:36] not in events and "[token]" in events
     assert '"presented"' not in events and '"type":"transaction"' in events
