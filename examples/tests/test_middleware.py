@@ -1,11 +1,14 @@
 """Each middleware on a real cluster, with request lines that a client library would not send as they are."""
 
+import http.server
 import json
 import re
 import shutil
 import socket
 import sys
 import tempfile
+import threading
+import urllib.request
 from pathlib import Path
 
 import psycopg
@@ -341,6 +344,37 @@ ROWS = {
     "axum": ["OriginalUri", "as_database_error", "code()"],
     "nginx": ["$request_uri", "$request_method"],
 }
+
+
+def test_behind_nginx_no_header_overrides_the_method_that_was_judged(tmp_path):
+    seen = []
+
+    class Application(http.server.BaseHTTPRequestHandler):
+        def do_POST(self):
+            seen.append(dict(self.headers))
+            self.send_response(204)
+            self.end_headers()
+
+        do_GET = do_POST
+
+        def log_message(self, *_):
+            pass
+
+    application, port = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Application), free_port()
+    threading.Thread(target=application.serve_forever, daemon=True).start()
+    conf = (MIDDLEWARE / "nginx/nginx.conf").read_text()
+    conf = conf.replace(":8000", f":{application.server_port}").replace(":8080", f":{port}")
+    (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid;\n{conf}")
+    command = ["nginx", "-c", tmp_path / "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
+    server = Server(command, tmp_path, {}, port)
+    overrides = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"]
+    request = urllib.request.Request(f"{server.url}/files/42", b"", {name: "DELETE" for name in overrides}, method="POST")
+    assert urllib.request.urlopen(request).status == 204
+    server.close()
+    application.shutdown()
+    asked, served = seen
+    assert asked["X-Original-Method"] == "POST"
+    assert not {name.lower() for name in served} & {name.lower() for name in overrides}
 
 
 @pytest.mark.parametrize("stack", ROWS)
