@@ -14,7 +14,7 @@ SELECT temptoken_register_scope('mcp_headers_auth',
     '15 minutes', '{id}');
 SELECT temptoken_register_scope('oauth2_consent',
     ARRAY['GET /api/oauth2/consent/flows/{id}', 'PUT /api/oauth2/consent/flows/{id}'],
-    '15 minutes', '{id}');
+    '15 minutes', '{id}', max_uses => 1, spending_methods => '{PUT}');
 
 -- A second scope of a name is refused.
 SELECT temptoken_register_scope('mcp_auth', ARRAY['GET /api/anything'], '1 hour');

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -177,6 +178,22 @@ def test_a_flow_that_is_gone_without_its_trigger_is_a_refusal(page, flow, cluste
     page.goto("/")
     for method in ["GET", "PUT"]:
         assert ask(page, method, f"/api/flows/{id}", link.partition("#")[2]) == 401
+
+
+def test_a_flow_that_is_deleted_while_it_is_answered_is_gone(page, flow, cluster, web):
+    """Both lock the flow first. In two orders they would wait for each other, and the deletion might be what fails."""
+    id, link = flow()
+    request = urllib.request.Request(f"{web.url}/api/flows/{id}", b'{"answer": "approved"}', method="PUT",
+                                     headers={"X-Temp-Token": link.partition("#")[2], "Content-Type": "application/json"})
+    with cluster.connect("web") as watching, ThreadPoolExecutor() as threads:
+        with cluster.connect("web") as connection, connection.transaction():
+            connection.execute("SELECT FROM flows WHERE id = %s FOR UPDATE", (id,))
+            answered = threads.submit(urllib.request.urlopen, request, timeout=10)
+            waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'web' AND wait_event_type = 'Lock'"
+            wait_until("the answer waits", lambda: watching.execute(waiting).fetchone() == (1,))
+            connection.execute("DELETE FROM flows WHERE id = %s", (id,))
+        with pytest.raises(urllib.error.HTTPError, match="401"):
+            answered.result()
 
 
 def test_scanners_that_open_the_link_first_spend_nothing(page, flow, web, sql):

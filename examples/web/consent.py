@@ -54,9 +54,11 @@ async def show(request: Request):
 
 
 @router.put("/api/flows/{flow}")
-async def decide(answer: Answer, request: Request):
-    # One transaction: the use is spent, the answer is stored, and the trigger ends the flow's links. Or none of it.
+async def decide(flow: str, answer: Answer, request: Request):
+    # One transaction: the use is spent, the answer is stored, and the trigger ends the flow's links. Or none of it. The flow is
+    # locked first, as by whoever deletes it, so that the two cannot wait for each other.
     async with request.app.state.pool.connection() as connection:
+        await connection.execute("SELECT FROM flows WHERE id = %s FOR UPDATE", (flow,))
         token = await validated(connection, request)
         sql = "UPDATE flows SET answer = %s WHERE id = %s"
         if not (await connection.execute(sql, (answer.answer, token.resource_id))).rowcount:
