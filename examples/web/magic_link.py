@@ -36,8 +36,7 @@ async def form():
 
 @router.post("/sign-in")
 async def send(request: Request, later: BackgroundTasks, email: str = Form(max_length=200)):
-    """The answer is the same whether there is such a user or not, and as fast: all the rest comes after it, and takes
-    as long for each. A real application also
+    """The answer is the same whether there is such a user or not, and as fast: all the rest comes after it. A real application also
     limits how often somebody may ask."""
     later.add_task(mail, request.app.state, email)
     return RedirectResponse("/sign-in?sent", 303)
