@@ -86,8 +86,9 @@ table! {
          rights of this session.";
     ReachedTable: "insufficient_privilege", b"42501",
         "a table that a deletion of tokens can reach, or the function of a trigger on it, belongs to an ordinary role",
-        "It runs with the rights of the owner of the extension's tables. Give tables with a foreign key to these, their \
-         partitions and parents, and the functions of their triggers to that owner or a superuser, or drop the foreign key.";
+        "It runs with the rights of the owner of the extension's tables. Give the functions of triggers on these, tables with \
+         a foreign key to these, their partitions and parents, and the functions of their triggers to that owner or a \
+         superuser, or drop the trigger or the foreign key.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",

@@ -166,28 +166,35 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
 }
 
 /// Whether writing to table `relation` may set off code of others than its owner: a foreign key leads to it or to a partition or
-/// child table of it, or one of these has another owner. They are locked for writing until the transaction ends.
+/// child table of it, or one of these has another owner or a trigger whose function has. They are locked for writing until the
+/// transaction ends.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
 pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
-    // A foreign key has triggers of its own on both tables, one of them on deletion here.
-    let of_key = |trigger: &pg_sys::Trigger| {
-        trigger.tgisinternal && i32::from(trigger.tgtype) & pg_sys::TRIGGER_TYPE_DELETE as i32 != 0
+    // A foreign key has triggers of its own on both tables, one of them on deletion here. Who attached another one is not known.
+    let leads_on = |trigger: &pg_sys::Trigger, owner: Oid| {
+        if trigger.tgisinternal {
+            return i32::from(trigger.tgtype) & pg_sys::TRIGGER_TYPE_DELETE as i32 != 0;
+        }
+        let owner_of = |function: &pg_sys::FormData_pg_proc| function.proowner;
+        // SAFETY: within a transaction.
+        let by = unsafe { of_catalog(pg_sys::SysCacheIdentifier::PROCOID, trigger.tgfoid, owner_of) };
+        by != Some(owner)
     };
     // SAFETY: by the caller's promise. The tables are open while they are asked.
     unsafe {
         let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
         let describe = |table: pg_sys::Relation| {
             let row = &*(*table).rd_rel;
-            (row.relowner, row.relhassubclass, triggers(table).iter().any(of_key))
+            let leads_on = triggers(table).iter().any(|trigger| leads_on(trigger, row.relowner));
+            (row.relowner, row.relhassubclass, leads_on)
         };
-        let Ok((owner, has_children, is_referred_to)) = of_table(relation, describe) else { return false };
-        is_referred_to
+        let Ok((owner, has_children, leads)) = of_table(relation, describe) else { return false };
+        leads
             || has_children
-                && lock_with_children(relation, lock).any(|child| {
-                    of_table(child, describe).is_ok_and(|(of, _, is_referred_to)| of != owner || is_referred_to)
-                })
+                && lock_with_children(relation, lock)
+                    .any(|child| of_table(child, describe).is_ok_and(|(of, _, leads)| of != owner || leads))
     }
 }
 

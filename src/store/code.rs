@@ -65,7 +65,8 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
 
 /// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions, and the parents of
 /// all, whose owners make triggers and checks for their partitions: the oid, and whether the table, or the function of a trigger
-/// on it, belongs to an ordinary role other than the owner of $1. Other triggers than those of foreign keys are not followed.
+/// on it, belongs to an ordinary role other than the owner of $1. Other triggers than those of foreign keys are not followed, and
+/// functions that other code calls are not looked at.
 pub static REACHED: Statement = Statement::reading(
     c"
     WITH RECURSIVE reached (oid) AS (

@@ -681,6 +681,18 @@ SELECT public.temptoken_delete_by_scope('files');
 ALTER FUNCTION regress_app.note() OWNER TO postgres;
 SELECT public.temptoken_delete_by_scope('no files');
 DROP TABLE public.regress_session;
+-- Nor by such a function on the tokens or the scopes themselves, when anything is written.
+ALTER FUNCTION regress_app.note() OWNER TO regress_issuer;
+CREATE TRIGGER note AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION regress_app.note();
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+DROP TRIGGER note ON temptoken.temp_tokens;
+CREATE TRIGGER note AFTER INSERT ON temptoken.scopes FOR EACH ROW EXECUTE FUNCTION regress_app.note();
+SELECT public.temptoken_register_scope('noted', ARRAY['GET /noted'], '1 hour');
+DROP TRIGGER note ON temptoken.scopes;
+ALTER FUNCTION regress_app.note() OWNER TO postgres;
+CREATE TRIGGER note AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION regress_app.note();
+SELECT length(public.temptoken_mint('files', '1', '1 hour'));
+DROP TRIGGER note ON temptoken.temp_tokens;
 -- A table of theirs that tokens refer to is no such table.
 SET SESSION AUTHORIZATION regress_issuer;
 CREATE TABLE regress_app.file (name text PRIMARY KEY);
