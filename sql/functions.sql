@@ -60,7 +60,7 @@ CREATE FUNCTION @extschema@.temptoken_mint(
     max_uses integer DEFAULT NULL,
     replace boolean DEFAULT false
 ) RETURNS text
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean) IS
 'Mints a token and returns it, the only time that it can be seen.
@@ -77,7 +77,7 @@ CREATE FUNCTION @extschema@.temptoken_mint_many(
     OUT resource_id text,
     OUT token text
 ) RETURNS SETOF record
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_mint_many(text, text[], interval, jsonb, integer, boolean) IS
 'Mints a token for each resource id, all or none, in one statement and in the order given. Arguments as of temptoken_mint.
@@ -99,10 +99,10 @@ CREATE FUNCTION @extschema@.temptoken_validate(
     OUT metadata jsonb,
     OUT uses_left integer
 ) RETURNS record
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_validate(text, text, text) IS
-'Authenticates a request: the token''s row, or an error. Spends a use of a limited token; uses_left is how many it has after this call, NULL without limit. Call it in FROM, and read what it answers: (temptoken_validate(...)).* would call it once a column, and a CTE that nothing reads not at all.
+'Authenticates a request: the token''s row, or an error. Spends a use of a limited token; uses_left is how many it has after this call, NULL without limit. Call it in FROM, and read what it answers: (temptoken_validate(...)).* would call it once a column, and a CTE that nothing reads not at all. Of a statement with several rows, each has a call of its own; a function of yours around it may have its answer kept for rows with the same arguments where it stands in FROM (enable_memoize), so call that in the select list. With arguments from a row that FOR UPDATE waits for, it is judged by the row from before: lock the row in a statement before.
 method: compared without regard to ASCII case. path: the raw path as the router sees it, before decoding, without the query string; compared byte for byte.
 Errors, the first that holds: TT001 token_not_found; TT002 token_expired; TT003 scope_unknown; TT004 route_not_allowed; TT006 token_used_up; 25006 when a use would be spent in a read-only transaction.';
 
@@ -118,7 +118,7 @@ CREATE FUNCTION @extschema@.temptoken_try_validate(
     OUT metadata jsonb,
     OUT uses_left integer
 ) RETURNS record
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_try_validate(text, text, text) IS
 'As temptoken_validate, with the refusal as a value: status is ok, or the refusal''s name and everything else NULL. A refusal is a row too: compare the status. The transaction goes on.
@@ -208,7 +208,7 @@ CREATE FUNCTION @extschema@.temptoken_authenticate(
     OUT metadata jsonb,
     OUT uses_left integer
 ) RETURNS record
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_authenticate(text, text, text) IS
 'As temptoken_validate, and binds the token to the transaction: temptoken_current_id() and its like answer for it until the transaction ends, or the savepoint in which it was bound is rolled back. Call it in a statement of its own: of the same statement, some rows may still be judged by the binding from before.

@@ -59,6 +59,8 @@ DECLARE
     schema text;
     roles text;
 BEGIN
+    -- The owner of the database may have had it hidden.
+    PERFORM pg_catalog.set_config('client_min_messages', 'warning', true);
     FOR schema, roles IN
         SELECT pg_catalog.quote_ident(n.nspname),
             CASE WHEN pg_catalog.has_schema_privilege('public', n.oid, 'CREATE') THEN 'PUBLIC'

@@ -50,7 +50,7 @@ COMMENT ON COLUMN temptoken.privileges.privilege IS 'issue, validate, manage or 
 COMMENT ON COLUMN temptoken.privileges.granted IS 'What stands between GRANT and TO';
 
 CREATE FUNCTION temptoken.change_privilege(statement text, role text, privilege text, objects text[], scopes regclass) RETURNS void
-LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp
+LANGUAGE plpgsql SET search_path = pg_catalog, pg_temp SET client_min_messages = warning
 AS $$
 DECLARE
     object text;
@@ -91,7 +91,7 @@ BEGIN
             AND (has_function_privilege(r.oid, substring(o FROM '^EXECUTE ON FUNCTION (.*)$'), 'EXECUTE')
                 OR has_table_privilege(r.oid, substring(o FROM '^SELECT ON (.*)$'), 'SELECT'))) THEN
         RAISE WARNING 'temptoken: role % may still do some of this', quote_ident(role)
-            USING DETAIL = 'It is a superuser or the owner, or what it is a member of may, perhaps PUBLIC.',
+            USING DETAIL = 'It is a superuser or the owner, or what it is a member of may, perhaps PUBLIC, or another role has granted it.',
                   HINT = 'Take the privilege from that role, or the membership from this one.';
     END IF;
     -- Not taken back by REVOKE: other objects there may need it, and it grants nothing by itself. What the role has as a member of
@@ -125,5 +125,5 @@ BEGIN ATOMIC
         'temptoken.scopes'::pg_catalog.regclass);
 END;
 COMMENT ON FUNCTION @extschema@.temptoken_revoke_grant(text, text) IS
-'Takes back what temptoken_grant has granted to this role; what another privilege of the role covers too goes as well. What it has as a member of another role stays, with a WARNING.
-Errors: those of temptoken_grant, but PUBLIC is a role here, written public.';
+'Takes back what temptoken_grant has granted to this role; what another privilege of the role covers too goes as well. What it has as a member of another role, or was granted by one that had the grant option, stays, with a WARNING.
+Errors: those of temptoken_grant, but PUBLIC is a role here, written public; 2BP01 when the role had the grant option and has granted some of it to others: revoke that first, with CASCADE.';

@@ -15,6 +15,14 @@ AS 'MODULE_PATHNAME', 'temptoken_scope_is_valid';
 COMMENT ON FUNCTION temptoken.scope_is_valid(text, text[], text, interval, integer, text[]) IS
 'Constraint of the table temptoken.scopes: true, or an error TT011 that says which rule the scope breaks';
 
+-- PostgreSQL would keep the answer of a function in FROM, VOLATILE or not, for rows with the same arguments (Memoize): one token
+-- for several rows, or one use for several.
+CREATE FUNCTION temptoken.planner_support(internal) RETURNS internal
+LANGUAGE c PARALLEL SAFE
+AS 'MODULE_PATHNAME', 'temptoken_planner_support';
+COMMENT ON FUNCTION temptoken.planner_support(internal) IS
+'What the planner asks about calls that mint or may spend: sets enable_memoize off to the end of the transaction, so that each row has a call of its own';
+
 CREATE TABLE temptoken.scopes (
     name text COLLATE pg_catalog."C" NOT NULL,
     allowed_routes text[] NOT NULL,
@@ -29,7 +37,7 @@ CREATE TABLE temptoken.scopes (
 );
 COMMENT ON TABLE temptoken.scopes IS
 'Scopes: named classes of tokens.
-Code that the administrator puts on this table (triggers, rules, CHECKs, defaults, index expressions) runs with the rights of the owner, so TRIGGER and REFERENCES are privileges for those who may act as the owner, and the functions that it calls belong to the owner or to a superuser. Where the owner is no superuser, calls from a session that has or can get a superuser''s rights are refused (42501). So is every call that writes while the function of a trigger on this table belongs to another ordinary role; or a table with a foreign key to this one, directly or by way of others; or the function of a trigger on such a table. Validation without limited uses and a sweep that sets off no code go on. What the extension''s functions set off runs under search_path = pg_catalog, pg_temp, and what others set off under theirs: give each of its functions a SET search_path of its own that ends in pg_temp, and qualify every name, those of types too. A constraint trigger that is deferred runs at commit, before PostgreSQL 18 with the rights and the search_path of the session: it must not rely on the owner''s rights, and must qualify every name.';
+Code that the administrator puts on this table (triggers, rules, CHECKs, defaults, index expressions) runs with the rights of the owner, so TRIGGER and REFERENCES are privileges for those who may act as the owner, and the functions that it calls belong to the owner or to a superuser. Where the owner is no superuser, calls from a session that has or can get a superuser''s rights are refused (42501). So is every call that writes while the function of a trigger on this table belongs to another ordinary role; or a table with a foreign key to this one, directly or by way of others; or the function of a trigger on such a table. Validation without limited uses and a sweep that sets off no code go on. What the extension''s functions set off runs under search_path = pg_catalog, pg_temp, and what others set off under theirs: give each of its functions a SET search_path of its own that ends in pg_temp, and qualify every name, those of types too. A constraint trigger that is deferred, or that a caller may defer, runs at commit under the search_path of the session, before PostgreSQL 18 with its rights and from then on with the owner''s: it must rely on neither, and its function needs that SET most.';
 COMMENT ON COLUMN temptoken.scopes.name IS
 'Name: 1 to 255 visible ASCII characters other than " and \ (a scope-token of RFC 6749)';
 COMMENT ON COLUMN temptoken.scopes.allowed_routes IS 'Routes that a token of this scope opens, each ''METHOD /path''';
@@ -55,7 +63,7 @@ CREATE TABLE temptoken.temp_tokens (
 CREATE INDEX temp_tokens_scope_resource_id_idx ON temptoken.temp_tokens (scope, resource_id);
 COMMENT ON TABLE temptoken.temp_tokens IS
 'Tokens that were minted and neither deleted nor swept; never their secrets.
-Code that the administrator puts on this table (triggers, rules, CHECKs, defaults, index expressions) runs with the rights of the owner, so TRIGGER and REFERENCES are privileges for those who may act as the owner, and the functions that it calls belong to the owner or to a superuser. Where the owner is no superuser, calls from a session that has or can get a superuser''s rights are refused (42501). So is every call that writes while the function of a trigger on this table belongs to another ordinary role; or a table with a foreign key to this one, directly or by way of others; or the function of a trigger on such a table. Validation without limited uses and a sweep that sets off no code go on. What the extension''s functions set off runs under search_path = pg_catalog, pg_temp, and what others set off under theirs: give each of its functions a SET search_path of its own that ends in pg_temp, and qualify every name, those of types too. A constraint trigger that is deferred runs at commit, before PostgreSQL 18 with the rights and the search_path of the session: it must not rely on the owner''s rights, and must qualify every name.';
+Code that the administrator puts on this table (triggers, rules, CHECKs, defaults, index expressions) runs with the rights of the owner, so TRIGGER and REFERENCES are privileges for those who may act as the owner, and the functions that it calls belong to the owner or to a superuser. Where the owner is no superuser, calls from a session that has or can get a superuser''s rights are refused (42501). So is every call that writes while the function of a trigger on this table belongs to another ordinary role; or a table with a foreign key to this one, directly or by way of others; or the function of a trigger on such a table. Validation without limited uses and a sweep that sets off no code go on. What the extension''s functions set off runs under search_path = pg_catalog, pg_temp, and what others set off under theirs: give each of its functions a SET search_path of its own that ends in pg_temp, and qualify every name, those of types too. A constraint trigger that is deferred, or that a caller may defer, runs at commit under the search_path of the session, before PostgreSQL 18 with its rights and from then on with the owner''s: it must rely on neither, and its function needs that SET most.';
 COMMENT ON COLUMN temptoken.temp_tokens.id IS
 'Token id: a version 8 UUID that leads with the expiry time, so that this index is also the one on expiry';
 COMMENT ON COLUMN temptoken.temp_tokens.token_hash IS 'SHA-256 over the id''s bytes and the secret''s';

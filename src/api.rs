@@ -11,8 +11,8 @@ use std::fmt::Write as _;
 use crate::errors::{self, Error, Kind};
 use crate::identity::{self, Identity};
 use crate::pg::{
-    self, Boolean, Call, ColumnText, Datum, Int4, Int8, Interval, Jsonb, RowType, Text, TextList, Timestamptz, Uuid,
-    row_type, sql_functions,
+    self, Boolean, Call, ColumnText, Datum, Int4, Int8, Internal, Interval, Jsonb, RowType, Text, TextList,
+    Timestamptz, Uuid, row_type, sql_functions,
 };
 use crate::scope::{self, Scope, ScopeRow};
 use crate::store::{self, expired, scopes, tokens};
@@ -31,6 +31,7 @@ sql_functions! {
     temptoken_unregister_scope(Text) => unregister_scope;
     temptoken_scope_is_valid(Text, TextList, Text, Interval, Int4, TextList) => scope_is_valid;
     temptoken_scopes_changed() => scopes_changed;
+    temptoken_planner_support(Internal) => planner_support;
     temptoken_mint(Text, Text, Interval, Jsonb, Int4, Boolean) => mint_one;
     temptoken_mint_many(Text, TextList, Interval, Jsonb, Int4, Boolean) => mint_many;
     temptoken_validate(Text, Text, Text) => validate_or_raise;
@@ -136,6 +137,14 @@ fn check_scope(row: &ScopeRow<'_>) -> Result<(), Error> {
 }
 
 /// The trigger on scopes.
+/// An answer for one row is none for another that has the same arguments.
+fn planner_support(call: &Call<'_>, (_request,): (Option<Datum>,)) -> Answer {
+    if call.is_request_to_simplify() {
+        pg::call_for_each_row();
+    }
+    nothing()
+}
+
 fn scopes_changed(call: &Call<'_>, (): ()) -> Answer {
     call.invalidate_trigger_table();
     nothing()

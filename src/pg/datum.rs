@@ -64,6 +64,8 @@ sql_types! {
     // In Unix microseconds. Minus infinity and infinity are the ends of the range.
     Timestamptz = TIMESTAMPTZOID, read as i64: |datum: Datum| to_unix(datum.value() as i64);
     Uuid = UUIDOID, read as [u8; 16]: |datum: Datum| *datum.cast_mut_ptr::<[u8; 16]>();
+    // Something of PostgreSQL's own.
+    Internal = INTERNALOID, read as Datum: |datum: Datum| datum;
     // Whole, with what is stored elsewhere.
     Jsonb = JSONBOID, read as Datum: |datum: Datum| Datum::from(detoasted(datum));
 }

@@ -32,6 +32,7 @@ mod key_scan;
 mod lock;
 mod lookup;
 mod owner;
+mod planner;
 mod relation;
 mod report;
 mod session;
@@ -46,13 +47,14 @@ pub use call::{Call, RowType, enter};
 pub(crate) use call::{row_type, sql_functions};
 pub use collections::{ElementType, Set, StepMemory, array, json_field, jsonb, list};
 pub use datum::{
-    Boolean, Bytea, Bytes, Int4, Int8, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid, from_boxed,
-    from_utf8, jsonb_length, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
+    Boolean, Bytea, Bytes, Int4, Int8, Internal, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid,
+    from_boxed, from_utf8, jsonb_length, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
 };
 pub use guard::{Guard, guard_owner};
 pub use lock::{lock_for_writing, lock_for_writing_without_waiting, lock_name, lock_row_to_update};
 pub use lookup::{Key, Tuple, find};
 pub use owner::become_owner;
+pub use planner::call_for_each_row;
 pub use relation::{
     Rows, TableChanged, accept_invalidations, belongs_to_extension, has_trigger_enabled_always, on_invalidation,
     rows_of, starts_with_columns, table_oid,

@@ -56,7 +56,11 @@ DROP SCHEMA "Mixed 1% Case", "a'b$c", regress_elsewhere;
 -- A schema in which any role may create is one in which any role may put a better match for a call.
 CREATE SCHEMA "Regress Open";
 GRANT CREATE ON SCHEMA "Regress Open" TO PUBLIC;
+-- The owner of the database may have set this for it.
+SET client_min_messages = error;
 CREATE EXTENSION temptoken SCHEMA "Regress Open";
+SHOW client_min_messages;
+RESET client_min_messages;
 -- As is public, where a search path has it, and a schema that belongs to an ordinary role, here that of the database.
 CREATE ROLE regress_owner_of_database;
 CREATE ROLE regress_member_of_owner IN ROLE regress_owner_of_database;

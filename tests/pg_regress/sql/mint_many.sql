@@ -252,6 +252,14 @@ SELECT count(*) FROM public.temptoken_mint_many('files', '{a,b}', '1 hour');
 ALTER TABLE temptoken.temp_tokens DROP COLUMN given;
 DROP DOMAIN public.regress_domain;
 
+-- Each row has tokens of its own, also where the planner would keep the answer for rows with the same arguments (Memoize).
+BEGIN;
+CREATE TABLE public.regress_order AS SELECT ARRAY[(n % 2)::text] AS files FROM generate_series(1, 1000) AS n;
+ANALYZE public.regress_order;
+SELECT count(DISTINCT m.token) FROM public.regress_order, public.temptoken_mint_many('files', files, '1 hour') AS m;
+SELECT count(DISTINCT m.token) FROM public.regress_order, LATERAL (SELECT public.temptoken_mint('files', files[1], '1 hour') AS token OFFSET 0) AS m;
+ROLLBACK;
+
 -- In a read-only transaction nothing is minted.
 BEGIN READ ONLY;
 \set VERBOSITY sqlstate

@@ -69,7 +69,9 @@ SELECT public.temptoken_revoke_grant('regress_monitor', 'issue');
 REVOKE regress_issue FROM regress_monitor;
 -- Also where it inherits nothing, and SET ROLE leads there, or to what is no function.
 CREATE ROLE regress_outsider NOINHERIT IN ROLE regress_issue;
+SET client_min_messages = error;
 SELECT public.temptoken_revoke_grant('regress_outsider', 'issue');
+RESET client_min_messages;
 SELECT public.temptoken_revoke_grant('regress_issue', 'issue');
 SELECT public.temptoken_revoke_grant('regress_outsider', 'issue');
 GRANT SELECT ON temptoken.active_tokens TO regress_issue;

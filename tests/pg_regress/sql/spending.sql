@@ -45,5 +45,30 @@ ROLLBACK;
 SELECT public.temptoken_mint('limited', '2', '1 hour', replace => true) AS newest \gset
 SELECT (public.temptoken_peek(:'token', 'GET', '/r/2')).status AS before, (public.temptoken_peek(:'newest', 'GET', '/r/2')).status AS newest;
 
+-- Each row has a call of its own, also where the planner would keep the answer for rows with the same arguments (Memoize).
+CREATE FUNCTION public.regress_costly(jsonb) RETURNS boolean LANGUAGE plpgsql STABLE AS $$ BEGIN RETURN true; END $$;
+CREATE TABLE public.regress_queue AS SELECT public.temptoken_mint('limited', '3', '1 hour') AS token FROM generate_series(1, 1) AS one;
+INSERT INTO public.regress_queue SELECT token FROM public.regress_queue, generate_series(1, 99);
+ANALYZE public.regress_queue;
+SELECT count(*) FROM public.regress_queue, public.temptoken_try_validate(token, 'GET', '/r/3') AS t
+WHERE t.status = 'ok' AND public.regress_costly(t.metadata);
+UPDATE public.regress_queue SET token = :'newest';
+BEGIN;
+\set VERBOSITY sqlstate
+SAVEPOINT s;
+SELECT count(*) FROM public.regress_queue, LATERAL (SELECT * FROM public.temptoken_validate(token, 'GET', '/r/2') OFFSET 0) AS t
+WHERE public.regress_costly(t.metadata);
+ROLLBACK TO s;
+SELECT count(*) FROM public.regress_queue, LATERAL (SELECT * FROM public.temptoken_authenticate(token, 'GET', '/r/2') OFFSET 0) AS t
+WHERE public.regress_costly(t.metadata);
+ROLLBACK TO s;
+\set VERBOSITY default
+SELECT status FROM public.temptoken_try_validate(:'newest', 'GET', '/r/2');
+SHOW enable_memoize;
+COMMIT;
+SHOW enable_memoize;
+DROP TABLE public.regress_queue;
+DROP FUNCTION public.regress_costly;
+
 SELECT public.temptoken_delete_by_scope('limited'), public.temptoken_delete_by_scope('clicked');
 SELECT public.temptoken_unregister_scope('limited'), public.temptoken_unregister_scope('clicked');

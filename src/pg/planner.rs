@@ -1,0 +1,28 @@
+//! What the planner asks of the functions that it plans calls of.
+
+use pgrx::pg_sys;
+
+use super::call::Call;
+use super::session::set_for_transaction;
+
+impl Call<'_> {
+    /// Whether the planner asks, of a function's SUPPORT function, to simplify a call in a statement that it plans.
+    pub fn is_request_to_simplify(&self) -> bool {
+        // SAFETY: SQL declares the argument as internal, so that PostgreSQL passes it: a node (nodes/supportnodes.h).
+        unsafe {
+            self.datum(0).is_some_and(|request| {
+                let request = request.cast_mut_ptr::<pg_sys::SupportRequestSimplify>();
+                (*request).type_ == pg_sys::NodeTag::T_SupportRequestSimplify && !(*request).root.is_null()
+            })
+        }
+    }
+}
+
+/// Has statements that are planned from here on to the transaction's end keep no answers of what they call for rows that are
+/// alike (Memoize). Does nothing in a parallel operation, in which nothing can be written either. An error leaves as a panic.
+pub fn call_for_each_row() {
+    // SAFETY: reads variables of the backend.
+    if unsafe { pg_sys::enable_memoize && !pg_sys::IsInParallelMode() } {
+        set_for_transaction(c"enable_memoize", c"off");
+    }
+}
