@@ -21,7 +21,7 @@ CREATE FUNCTION temptoken.planner_support(internal) RETURNS internal
 LANGUAGE c PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'temptoken_planner_support';
 COMMENT ON FUNCTION temptoken.planner_support(internal) IS
-'What the planner asks about calls that mint or may spend: sets enable_memoize off to the end of the transaction, so that each row has a call of its own';
+'What the planner asks about calls that mint or may spend: where others than the call are in the statement too, sets enable_memoize off until the transaction ends, so that each row has a call of its own';
 
 CREATE TABLE temptoken.scopes (
     name text COLLATE pg_catalog."C" NOT NULL,

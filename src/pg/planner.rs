@@ -6,13 +6,19 @@ use super::call::Call;
 use super::session::set_for_transaction;
 
 impl Call<'_> {
-    /// Whether the planner asks, of a function's SUPPORT function, to simplify a call in a statement that it plans.
-    pub fn is_request_to_simplify(&self) -> bool {
+    /// Whether the planner asks, of a function's SUPPORT function, to simplify a call, in a statement that may join something with
+    /// it. A call in a part that is moved to the level above, with columns of that as arguments, is asked about there too.
+    pub fn is_asked_about_join(&self) -> bool {
         // SAFETY: SQL declares the argument as internal, so that PostgreSQL passes it: a node (nodes/supportnodes.h).
         unsafe {
-            self.datum(0).is_some_and(|request| {
-                let request = request.cast_mut_ptr::<pg_sys::SupportRequestSimplify>();
-                (*request).type_ == pg_sys::NodeTag::T_SupportRequestSimplify && !(*request).root.is_null()
+            let Some(request) = self.datum(0) else { return false };
+            let request = request.cast_mut_ptr::<pg_sys::SupportRequestSimplify>();
+            if (*request).type_ != pg_sys::NodeTag::T_SupportRequestSimplify {
+                return false;
+            }
+            (*request).root.as_ref().is_some_and(|root| {
+                let tables = (*root.parse).rtable.as_ref().map_or(0, |tables| tables.length);
+                tables > 1 || !root.parent_root.is_null()
             })
         }
     }

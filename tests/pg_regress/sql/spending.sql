@@ -52,6 +52,10 @@ INSERT INTO public.regress_queue SELECT token FROM public.regress_queue, generat
 ANALYZE public.regress_queue;
 SELECT count(*) FROM public.regress_queue, public.temptoken_try_validate(token, 'GET', '/r/3') AS t
 WHERE t.status = 'ok' AND public.regress_costly(t.metadata);
+SELECT public.temptoken_mint('limited', '3', '1 hour') AS third \gset
+UPDATE public.regress_queue SET token = :'third';
+SELECT count(*) FROM public.regress_queue, LATERAL (SELECT * FROM public.temptoken_try_validate(token, 'GET', '/r/3')) AS t
+WHERE t.status = 'ok' AND public.regress_costly(t.metadata);
 UPDATE public.regress_queue SET token = :'newest';
 BEGIN;
 \set VERBOSITY sqlstate
@@ -64,6 +68,8 @@ WHERE public.regress_costly(t.metadata);
 ROLLBACK TO s;
 \set VERBOSITY default
 SELECT status FROM public.temptoken_try_validate(:'newest', 'GET', '/r/2');
+SHOW enable_memoize;
+SELECT status FROM (VALUES (:'newest')) AS v (token), public.temptoken_try_validate(token, 'GET', '/r/2');
 SHOW enable_memoize;
 COMMIT;
 SHOW enable_memoize;
