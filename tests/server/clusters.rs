@@ -494,6 +494,13 @@ fn partitions_have_tokens_and_no_default_privileges() {
     assert_eq!(text(&mut client, &status), "ok");
     assert_eq!(text(&mut client, "SELECT count(*) FROM temptoken.temp_tokens_rest"), "0");
     text(&mut client, "SELECT temptoken_mint('files', '43', '1 hour')");
+    // A transaction that is left open holds it up for seconds, and others no longer.
+    let mut idle = cluster.connect("postgres");
+    idle.batch_execute(&format!("BEGIN; {status}")).unwrap();
+    client.batch_execute("SET statement_timeout = '30s'").unwrap();
+    assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 4)"), "55P03");
+    idle.batch_execute("COMMIT").unwrap();
+    assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 4)"), "ok");
 }
 
 /// The steps wait for whoever uses the table, and keep what was done meanwhile, whatever isolation level is the default.
