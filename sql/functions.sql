@@ -1,7 +1,8 @@
 -- The functions that applications call, in the schema that CREATE EXTENSION names.
 --
 -- None is STRICT: every one sees NULL and answers it. None is IMMUTABLE or STABLE but the list of reserved names: an
--- answer depends on the clock, and on tokens that others may delete. Nothing is granted to anybody: see privileges.sql.
+-- answer depends on the clock, and on tokens that others may delete. So it is none for another row with the same arguments
+-- (SUPPORT). Nothing is granted to anybody: see privileges.sql.
 
 -- ---------------------------------------------------------------------------------------------------------------------
 -- Scopes
@@ -16,7 +17,7 @@ CREATE FUNCTION @extschema@.temptoken_register_scope(
     spending_methods text[] DEFAULT NULL,
     replace boolean DEFAULT false
 ) RETURNS void
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_register_scope(text, text[], interval, text, integer, text[], boolean) IS
 'Registers a scope.
@@ -25,13 +26,13 @@ Answers a WARNING where a route is valid but probably a mistake: a segment that 
 Errors: TT010 scope_already_registered; TT011 invalid_scope; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_lookup_scope(name text) RETURNS temptoken.scopes
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_lookup_scope(text) IS
 'The scope of this name, or NULL when there is none';
 
 CREATE FUNCTION @extschema@.temptoken_unregister_scope(name text) RETURNS boolean
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_unregister_scope(text) IS
 'Removes a scope; whether there was one. Its tokens stay, refused as scope_unknown, and live again if it is registered anew.
@@ -102,7 +103,7 @@ CREATE FUNCTION @extschema@.temptoken_validate(
 LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_validate(text, text, text) IS
-'Authenticates a request: the token''s row, or an error. Spends a use of a limited token; uses_left is how many it has after this call, NULL without limit. Call it in FROM, and read what it answers: (temptoken_validate(...)).* would call it once a column, and a CTE that nothing reads not at all. Of a statement with several rows, each has a call of its own; a function of yours around it may have its answer kept for rows with the same arguments where it stands in FROM (enable_memoize), so call that in the select list. With arguments from a row that FOR UPDATE waits for, it is judged by the row from before: lock the row in a statement before.
+'Authenticates a request: the token''s row, or an error. Spends a use of a limited token; uses_left is how many it has after this call, NULL without limit. Call it in FROM, and read what it answers: (temptoken_validate(...)).* would call it once a column, and a CTE that nothing reads not at all. With arguments from a row, it is called for each row, and without once a statement. A function of yours around it may have its answer kept for rows with the same arguments where it stands in FROM (enable_memoize): call that in the select list. With FOR UPDATE it is called before the row is locked, and so for the row as it was before a wait, and for rows that SKIP LOCKED leaves out: lock the rows in a statement of its own first.
 method: compared without regard to ASCII case. path: the raw path as the router sees it, before decoding, without the query string; compared byte for byte.
 Errors, the first that holds: TT001 token_not_found; TT002 token_expired; TT003 scope_unknown; TT004 route_not_allowed; TT006 token_used_up; 25006 when a use would be spent in a read-only transaction.';
 
@@ -136,7 +137,7 @@ CREATE FUNCTION @extschema@.temptoken_peek(
     OUT metadata jsonb,
     OUT uses_left integer
 ) RETURNS record
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_peek(text, text, text) IS
 'As temptoken_try_validate, without spending a use: what a validation would answer now';
@@ -146,35 +147,35 @@ COMMENT ON FUNCTION @extschema@.temptoken_peek(text, text, text) IS
 -- ---------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION @extschema@.temptoken_delete(token text) RETURNS boolean
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete(text) IS
 'Deletes the token whose text this is; whether there was one.
 Errors: 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_delete_by_id(id uuid) RETURNS boolean
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_id(uuid) IS
 'Deletes the token with this id; whether there was one.
 Errors: 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_delete_by_resource_id(scope text, resource_id text) RETURNS bigint
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_resource_id(text, text) IS
 'Deletes every token of a scope that is bound to this resource id, compared as text; how many. NULL or empty arguments delete nothing. A token of a transaction that is still open is not seen.
 Errors: 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_delete_by_scope(scope text) RETURNS bigint
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_scope(text) IS
 'Deletes every token of a scope, registered or not; how many. NULL or empty deletes nothing. A token of a transaction that is still open is not seen.
 Errors: 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_delete_expired(before timestamptz DEFAULT pg_catalog.clock_timestamp()) RETURNS bigint
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_expired(timestamptz) IS
 'Deletes every token with expires_at <= before, but for rows that others hold locked; how many. A time to come deletes tokens that are still live. NULL deletes nothing.
@@ -252,14 +253,14 @@ Errors: PGRST, which PostgREST answers as 401, for every refusal alike; 25006 wh
 -- ---------------------------------------------------------------------------------------------------------------------
 
 CREATE FUNCTION @extschema@.temptoken_introspect(token text) RETURNS jsonb
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_introspect(text) IS
 'Introspection as of RFC 7662, section 2.2: {"active": false} and nothing else, or active, scope, sub (resource id), jti (token id), iat and exp (seconds since 1970). Active is a token that has not expired, has uses left, and whose scope is registered. Never spends a use.';
 
 CREATE FUNCTION @extschema@.temptoken_find_tokens(text text, OUT id uuid, OUT known boolean, OUT active boolean)
 RETURNS SETOF record
-LANGUAGE c VOLATILE CALLED ON NULL INPUT
+LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_find_tokens(text) IS
 'Every token that stands in a text as it was minted, such as a log (decode a mail before): its id, whether this database has it, whether it is active: not expired, with uses left, its scope registered. Do not paste a log between quotes: it has what strangers have sent. In psql, \set log `grep -aoE ''[a-z0-9_]_[0-9a-f]{96}'' leaked.log` and then :''log''.';

@@ -16,12 +16,12 @@ COMMENT ON FUNCTION temptoken.scope_is_valid(text, text[], text, interval, integ
 'Constraint of the table temptoken.scopes: true, or an error TT011 that says which rule the scope breaks';
 
 -- PostgreSQL would keep the answer of a function in FROM, VOLATILE or not, for rows with the same arguments (Memoize): one token
--- for several rows, or one use for several.
+-- for several rows, one use for several, or what was so a while ago.
 CREATE FUNCTION temptoken.planner_support(internal) RETURNS internal
 LANGUAGE c PARALLEL SAFE
 AS 'MODULE_PATHNAME', 'temptoken_planner_support';
 COMMENT ON FUNCTION temptoken.planner_support(internal) IS
-'What the planner asks about calls that mint or may spend: where others than the call are in the statement too, sets enable_memoize off until the transaction ends, so that each row has a call of its own';
+'What the planner asks about calls of the extension''s functions: where the statement has more in it than the call, sets enable_memoize off until the transaction ends, so that each row has a call of its own';
 
 CREATE TABLE temptoken.scopes (
     name text COLLATE pg_catalog."C" NOT NULL,

@@ -14,6 +14,15 @@ SELECT public.temptoken_delete(:'token');
 SELECT (public.temptoken_try_validate(:'token', 'GET', '/files/42')).status,
        (public.temptoken_try_validate(:'second', 'GET', '/files/42')).status;
 
+-- Each row of a statement deletes for itself, and counts what it has deleted.
+BEGIN;
+CREATE TABLE public.regress_gone AS SELECT '7'::text AS file FROM generate_series(1, 10000);
+ANALYZE public.regress_gone;
+SELECT count(public.temptoken_mint('files', '7', '1 hour')) FROM generate_series(1, 2);
+SELECT sum(deleted) FROM public.regress_gone,
+    LATERAL (SELECT sum(n) AS deleted FROM public.temptoken_delete_by_resource_id('files', file) AS n) AS d;
+ROLLBACK;
+
 -- By id.
 SELECT public.temptoken_delete_by_id(substr(:'second', 4, 32)::uuid);
 SELECT public.temptoken_delete_by_id(substr(:'second', 4, 32)::uuid);

@@ -20,6 +20,9 @@ WHERE attrelid IN ('temptoken.scopes'::regclass, 'temptoken.temp_tokens'::regcla
 SELECT proname, proisstrict, provolatile FROM pg_temp.of_extension() JOIN pg_proc p ON p.oid = objid
 WHERE classid = 'pg_proc'::regclass AND (proisstrict OR provolatile <> 'v') ORDER BY 1;
 
+-- Nor are answers kept for another row.
+SELECT proname, pronargs FROM pg_temp.of_extension() JOIN pg_proc p ON p.oid = objid
+WHERE classid = 'pg_proc'::regclass AND pronamespace = 'public'::regnamespace AND provolatile = 'v' AND prosupport = 0 ORDER BY 1;
 -- It does not move: the functions' home is chosen once.
 CREATE SCHEMA regress_elsewhere;
 ALTER EXTENSION temptoken SET SCHEMA regress_elsewhere;
