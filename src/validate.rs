@@ -79,14 +79,15 @@ fn judge<'call>(
     request: &Request<'call>,
 ) -> Result<Result<(tokens::TokenRow<'call>, bool), Verdict<'call>>, Error> {
     let Some(row) = row.filter(|row| is_of(token, row)) else { return Ok(Err(refused(Refusal::TokenNotFound, None))) };
-    if has_expired(row.expires_at, pg::now()) {
-        return Ok(Err(refused(Refusal::TokenExpired, Some(&row))));
-    }
     let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
     let answer = scopes::with(call, row.scope.bytes, |scope| {
         let spends = scope.allows(row.resource_id.bytes, method, path).then(|| scope.spends(method));
         spends.ok_or(Refusal::RouteNotAllowed)
     })?;
+    // After the look at the scope, which may have waited for a lock.
+    if has_expired(row.expires_at, pg::now()) {
+        return Ok(Err(refused(Refusal::TokenExpired, Some(&row))));
+    }
     let spends = answer.unwrap_or(Err(Refusal::ScopeUnknown));
     Ok(spends.map(|spends| (row, spends)).map_err(|refusal| refused(refusal, Some(&row))))
 }
@@ -111,6 +112,6 @@ pub fn find_active<'call>(call: &Call<'call>, token: &Token) -> Result<Option<to
     let Some(row) = find(call, token)? else { return Ok(None) };
     let has_uses = row.uses_left.is_none_or(|left| left > 0);
     let is_active =
-        has_uses && !has_expired(row.expires_at, pg::now()) && scopes::with(call, row.scope.bytes, |_| ())?.is_some();
+        has_uses && scopes::with(call, row.scope.bytes, |_| ())?.is_some() && !has_expired(row.expires_at, pg::now());
     Ok(is_active.then_some(row))
 }
