@@ -136,8 +136,7 @@ fn check_scope(row: &ScopeRow<'_>) -> Result<(), Error> {
     Scope::new(row).map(drop).map_err(|problem| Error::invalid_scope(row.name, &problem))
 }
 
-/// The trigger on scopes.
-/// An answer for one row is none for another that has the same arguments.
+/// What the planner asks. An answer for one row is none for another that has the same arguments.
 fn planner_support(call: &Call<'_>, (_request,): (Option<Datum>,)) -> Answer {
     if call.is_asked_about_join() {
         pg::call_for_each_row();
@@ -145,6 +144,7 @@ fn planner_support(call: &Call<'_>, (_request,): (Option<Datum>,)) -> Answer {
     nothing()
 }
 
+/// The trigger on scopes.
 fn scopes_changed(call: &Call<'_>, (): ()) -> Answer {
     call.invalidate_trigger_table();
     nothing()
