@@ -89,8 +89,8 @@ CREATE FUNCTION @extschema@.temptoken_sweep_worker_start() RETURNS boolean
 LANGUAGE c VOLATILE
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_sweep_worker_start() IS
-'Has this database swept by a background worker, at once and at every temptoken.sweep_interval, where the library is not preloaded; true when it was started, false when it was running already. A restart of the server ends it, as a NOTICE says, and so do a crash of the server and DROP EXTENSION. Takes effect at once, also when the transaction is rolled back. Keeps a slot of max_worker_processes, and needs another for each sweep: leave one free for those of all databases.
-Errors: 55000 when the library is preloaded, or temptoken.sweep_databases leaves this database out; 53000 when no background worker slot is free; 25006 in a read-only transaction.';
+'Has this database swept by a background worker, at once and at every temptoken.sweep_interval, where the library is not preloaded; true when it was started, false when it was running already. A restart of the server ends it, as a NOTICE says, and so do a crash of the server and DROP EXTENSION. Takes effect at once, also when the transaction is rolled back. Keeps a slot of max_worker_processes. Each sweep needs another for a moment, so that the last free one is never kept.
+Errors: 55000 when the library is preloaded, or temptoken.sweep_databases leaves this database out; 53000 when no two background worker slots are free; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_sweep_worker_stop() RETURNS boolean
 LANGUAGE c VOLATILE

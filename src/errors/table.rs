@@ -113,8 +113,8 @@ table! {
     SweepExcluded: "object_not_in_prerequisite_state", b"55000",
         "this database is a template, or not named by temptoken.sweep_databases",
         "Add its name to temptoken.sweep_databases, and reload the configuration.";
-    NoWorkerSlot: "insufficient_resources", b"53000", "no background worker slot is free",
-        "Raise max_worker_processes, which takes a restart of the server.";
+    NoWorkerSlot: "insufficient_resources", b"53000", "no two background worker slots are free",
+        "The launcher keeps one, and each sweep needs another. Raise max_worker_processes, which takes a restart of the server.";
     // PostgREST makes its answer of the JSON in message and detail (its documentation, "Errors", "RAISE Headers"): 401,
     // the same for every refusal.
     Unauthorized: "unauthorized", b"PGRST", r#"{"code":"401","message":"unauthorized","details":null,"hint":null}"#, "";

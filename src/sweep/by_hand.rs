@@ -8,10 +8,11 @@
 use std::mem;
 use std::time::Duration;
 
-use pgrx::pg_sys;
+use pgrx::bgworkers::DynamicBackgroundWorker;
+use pgrx::pg_sys::{self, Datum};
 
 use super::place::ByHand;
-use super::{is_running, launcher, sleep, status, wake};
+use super::{idle, is_running, launcher, sleep, status, wake};
 use crate::errors::{Error, Kind};
 use crate::pg;
 
@@ -24,14 +25,14 @@ pub fn start() -> Result<bool, Error> {
     if !pg::of_database(launcher::is_to_be_swept) {
         return Err(Kind::SweepExcluded.into());
     }
-    let (database, me) = (pg::database_oid(), pg::pid());
+    let database = pg::database_oid();
     match status::change(database, |place| mem::replace(&mut place.by_hand, ByHand::Wanted)) {
         None => return Err(Kind::NoWorkerSlot.into()),
         Some(ByHand::None) => {}
         Some(ByHand::Wanted | ByHand::Stopping) => return Ok(false),
     }
     // Until it is registered this session looks at no signal. So nobody finds a launcher wanted that never comes.
-    let Ok(registered) = launcher::builder(database).set_notify_pid(me).load_dynamic() else {
+    let Some(registered) = register(database) else {
         status::amend(database, |place| place.by_hand = ByHand::None);
         return Err(Kind::NoWorkerSlot.into());
     };
@@ -45,6 +46,23 @@ pub fn start() -> Result<bool, Error> {
         });
     }
     Ok(true)
+}
+
+/// Registers a launcher for `database`. `None` unless a second slot is free, which its workers need: were launchers alone to take
+/// all slots, nothing would be swept by any of them.
+fn register(database: u32) -> Option<DynamicBackgroundWorker> {
+    let second = super::builder("temptoken slot", "temptoken_slot_main", 0).load_dynamic().ok()?;
+    let launcher = launcher::builder(database).set_notify_pid(pg::pid()).load_dynamic();
+    _ = second.terminate();
+    launcher.ok()
+}
+
+/// Main of the process that holds the second slot until [`register`] ends it. That is mostly before the postmaster starts it.
+#[pgrx::pg_guard]
+#[unsafe(no_mangle)]
+pub extern "C-unwind" fn temptoken_slot_main(_argument: Datum) {
+    pg::listen_to_signals();
+    sleep(Duration::from_secs(1), idle());
 }
 
 /// Stops the launcher that [`start`] has started, and waits until its process has ended. False if there is none, or it was told

@@ -390,16 +390,21 @@ fn starting_a_worker_fails_with_a_reason_where_it_would_be_of_no_use() {
     let mut client = cluster.connect("postgres");
     assert_eq!(sqlstate(&mut client, START), "55000");
     assert_eq!(sqlstate(&mut client, STOP), "55000");
-    let settings = ["max_worker_processes = 1", "max_logical_replication_workers = 0"];
+    let settings = ["max_worker_processes = 2", "max_logical_replication_workers = 0"];
     let cluster = not_preloaded(&["postgres", "other"], &settings);
     let mut client = cluster.connect("postgres");
     let mut other = cluster.connect("other");
     assert_eq!(sqlstate(&mut client, &format!("BEGIN READ ONLY; {START}")), "25006");
     client.batch_execute("ROLLBACK").unwrap();
     text(&mut client, START);
+    wait_until("it sweeps", || holds(&mut client, "worker = 'waiting' AND last_finish IS NOT NULL"));
+    // The slot that is free is the workers', of whatever database.
     assert_eq!(sqlstate(&mut other, START), "53000");
+    assert_eq!(launchers(&mut client), "1");
+    mint(&mut client, 5, "1 millisecond");
+    wait_until("it goes on", || has_tokens(&mut client, 0));
     assert_eq!(text(&mut client, STOP), "t");
-    wait_until("the slot is free", || sqlstate(&mut other, START) == "ok");
+    wait_until("the slots are free", || sqlstate(&mut other, START) == "ok");
     cluster.configure(&["temptoken.sweep_databases = 'other'"]);
     cluster.reload();
     wait_until("the setting holds", || sqlstate(&mut client, START) == "55000");
