@@ -6,13 +6,13 @@
 //! A crash of the server makes shared memory anew. The launcher that the postmaster starts after it finds no place, and ends.
 
 use std::mem;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pgrx::bgworkers::DynamicBackgroundWorker;
 use pgrx::pg_sys::{self, Datum};
 
 use super::place::ByHand;
-use super::{idle, is_running, launcher, sleep, status, wake};
+use super::{idle, is_running, is_told_to_end, launcher, sleep, status, wake};
 use crate::errors::{Error, Kind};
 use crate::pg;
 
@@ -57,12 +57,19 @@ fn register(database: u32) -> Option<DynamicBackgroundWorker> {
     launcher.ok()
 }
 
+/// How long a second slot is held at most, should [`register`] not come to its end.
+const HELD: Duration = Duration::from_secs(10);
+
 /// Main of the process that holds the second slot until [`register`] ends it. That is mostly before the postmaster starts it.
 #[pgrx::pg_guard]
 #[unsafe(no_mangle)]
 pub extern "C-unwind" fn temptoken_slot_main(_argument: Datum) {
     pg::listen_to_signals();
-    sleep(Duration::from_secs(1), idle());
+    let begun = Instant::now();
+    // The latch is set as a process begins.
+    while !is_told_to_end() && begun.elapsed() < HELD {
+        sleep(HELD, idle());
+    }
 }
 
 /// Stops the launcher that [`start`] has started, and waits until its process has ended. False if there is none, or it was told
