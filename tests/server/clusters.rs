@@ -467,6 +467,7 @@ fn partitions_have_tokens_and_no_default_privileges() {
     client
         .batch_execute("CREATE ROLE app; ALTER DEFAULT PRIVILEGES GRANT ALL ON TABLES TO app; CREATE TABLE usual ()")
         .unwrap();
+    client.batch_execute("CREATE ROLE manager; SELECT temptoken_grant('manager', 'manage')").unwrap();
     for words in ["PARTITION BY", "partitions.first_id"] {
         cluster.run_script("postgres", &common::scale_out(words));
     }
@@ -474,6 +475,11 @@ fn partitions_have_tokens_and_no_default_privileges() {
                    WHERE has_table_privilege('app', c.oid, 'SELECT, INSERT, TRIGGER, REFERENCES')
                        AND c.relnamespace IN ('public'::regnamespace, 'temptoken'::regnamespace)";
     assert_eq!(text(&mut client, granted), "usual");
+    assert_eq!(text(&mut client, "SELECT has_table_privilege('manager', 'temptoken.active_tokens', 'SELECT')"), "t");
+    // What is taken for the extension's own names nobody who could be dropped: dumps keep a grant, and can be restored.
+    let initial = "SELECT count(*) FROM pg_init_privs AS i CROSS JOIN LATERAL aclexplode(i.initprivs) AS a
+                   WHERE a.grantee IN (SELECT oid FROM pg_roles WHERE rolname IN ('app', 'manager'))";
+    assert_eq!(text(&mut client, initial), "0");
     assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "6");
     // Whatever the role that calls it, the partitions belong to the owner of the table.
     client
