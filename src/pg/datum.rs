@@ -221,11 +221,16 @@ pub(super) fn copy_to_cstring(bytes: &[u8]) -> Result<*const c_char, OutOfMemory
     }
 }
 
-/// `text`, which is UTF-8, in the database's encoding: only its ASCII, where that is another one.
+/// `text`, which is UTF-8, in the database's encoding. Where that is another one, each character that is not ASCII becomes a `?`.
 pub fn from_utf8(text: &[u8]) -> Vec<u8> {
     // SAFETY: reads a variable of the backend.
     let is_utf8 = unsafe { pg_sys::GetDatabaseEncoding() } == pg_sys::pg_enc::PG_UTF8 as c_int;
-    text.iter().map(|byte| if is_utf8 || byte.is_ascii() { *byte } else { b'?' }).collect()
+    if is_utf8 {
+        return text.to_vec();
+    }
+    let is_within_character = |byte: u8| byte & 0b1100_0000 == 0b1000_0000;
+    let bytes = text.iter().filter(|byte| !is_within_character(**byte));
+    bytes.map(|byte| if byte.is_ascii() { *byte } else { b'?' }).collect()
 }
 
 /// A copy of `bytes`, with so many bytes of room before and after it.

@@ -305,7 +305,7 @@ fn no_crash_undoes_a_deletion_a_spending_or_a_change_of_scope() {
 
 #[test]
 fn any_encoding_and_any_bytes() {
-    let cluster = Cluster::with_extension(&[]);
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1s"]);
     let mut postgres = cluster.connect("postgres");
     for encoding in ["SQL_ASCII", "LATIN1", "UTF8"] {
         let database = encoding.to_lowercase();
@@ -361,6 +361,16 @@ fn any_encoding_and_any_bytes() {
             let outcome = sqlstate(&mut client, &caught);
             assert!(outcome == "22021" || text(&mut client, "SHOW t.s") == "caught", "{encoding}: {call}: {outcome}");
         }
+        client
+            .batch_execute(
+                "CREATE FUNCTION fail() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'caf%', chr(233); END $$;
+                 CREATE TRIGGER fail BEFORE DELETE ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION fail();
+                 SELECT temptoken_mint('files', '42', '1 millisecond')",
+            )
+            .unwrap();
+        let error = if encoding == "UTF8" { "café" } else { "caf?" };
+        let shown = format!("SELECT (last_error = '{error}')::text FROM temptoken_sweep_status()");
+        wait_until("the error is shown", || value(&mut client, &shown).as_deref() == Some("true"));
     }
 }
 
