@@ -517,6 +517,13 @@ fn partitions_have_tokens_and_no_default_privileges() {
     assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 4)"), "55P03");
     idle.batch_execute("COMMIT").unwrap();
     assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 4)"), "ok");
+    if !common::has_program("pg_dump") {
+        return common::skipped("in part: this PostgreSQL comes without pg_dump");
+    }
+    client.batch_execute("CREATE DATABASE restored").unwrap();
+    cluster.dump_and_restore("postgres", "restored");
+    let kind = "SELECT relkind FROM pg_class WHERE oid = 'temptoken.temp_tokens'::regclass";
+    assert_eq!(text(&mut cluster.connect("restored"), kind), "r");
 }
 
 /// The steps wait for whoever uses the table, and keep what was done meanwhile, whatever isolation level is the default.
