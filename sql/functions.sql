@@ -215,8 +215,8 @@ COMMENT ON FUNCTION @extschema@.temptoken_authenticate(text, text, text) IS
 'As temptoken_validate, and binds the token to the transaction: temptoken_current_id() and its like answer for it until the transaction ends, or the savepoint in which it was bound is rolled back. Call it in a statement of its own: of the same statement, some rows may still be judged by the binding from before.
 Errors: those of temptoken_validate.';
 
--- STABLE, so that a policy can use an index. RESTRICTED, since only the leader of a parallel query has the binding; a worker
--- would answer NULL.
+-- STABLE, so that a policy can use an index. RESTRICTED, since only the leader of a parallel query has the binding; in a
+-- worker they fail.
 CREATE FUNCTION @extschema@.temptoken_current_id() RETURNS uuid
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME';

@@ -7,6 +7,7 @@
 
 use std::cell::RefCell;
 
+use crate::errors::{Error, Kind};
 use crate::pg::{self, End, Savepoint};
 use crate::token::TokenId;
 use crate::values::OutOfMemory;
@@ -31,7 +32,8 @@ pub fn watch() {
 }
 
 /// Binds `identity` to the transaction, and replaces what was bound before.
-pub fn bind(identity: Identity) -> Result<(), OutOfMemory> {
+pub fn bind(identity: Identity) -> Result<(), Error> {
+    require_leader()?;
     let level = pg::savepoint();
     BOUND.with_borrow_mut(|bound| {
         // There may be as many as savepoints.
@@ -45,8 +47,15 @@ pub fn bind(identity: Identity) -> Result<(), OutOfMemory> {
 }
 
 /// What `ask` answers about the bound identity. `None` if there is none.
-pub fn current<R>(ask: impl FnOnce(&Identity) -> R) -> Option<R> {
-    BOUND.with_borrow(|bound| bound.last().map(|(_, identity)| ask(identity)))
+pub fn current<R>(ask: impl FnOnce(&Identity) -> R) -> Result<Option<R>, Error> {
+    require_leader()?;
+    Ok(BOUND.with_borrow(|bound| bound.last().map(|(_, identity)| ask(identity))))
+}
+
+/// A worker of a parallel query has no binding, and must not say that there is none. PostgreSQL calls there what a function that is
+/// declared PARALLEL SAFE and is not has in it.
+fn require_leader() -> Result<(), Error> {
+    if pg::is_parallel_worker() { Err(Kind::ParallelWorker.into()) } else { Ok(()) }
 }
 
 /// The innermost savepoint ends first, so only the last entry can be of the one that ends.

@@ -542,7 +542,7 @@ fn imports_run_one_way() {
         ("settings.rs", &["scope", "token"]),
         ("errors/", &["pg", "scope", "values"]),
         ("counters.rs", &["errors", "pg"]),
-        ("identity.rs", &["pg", "token", "values"]),
+        ("identity.rs", &["errors", "pg", "token", "values"]),
         ("store/", &["errors", "pg", "scope", "token", "values"]),
         ("mint.rs", &["counters", "errors", "pg", "scope", "settings", "store", "token", "values"]),
         ("validate.rs", &["counters", "errors", "pg", "store", "token"]),

@@ -169,6 +169,23 @@ SELECT scope FROM public.temptoken_authenticate(:'one', 'GET', '/flows/f1');
 SELECT count(*) FROM pg_class WHERE public.temptoken_current_resource_id() IS DISTINCT FROM 'f1';
 COMMIT;
 
+-- Behind a function that is declared safe and is not, a worker says that it does not know.
+CREATE FUNCTION public.regress_scope() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+BEGIN
+    RETURN public.temptoken_current_scope();
+END $$;
+BEGIN;
+SET LOCAL parallel_setup_cost = 0;
+SET LOCAL parallel_tuple_cost = 0;
+SET LOCAL min_parallel_table_scan_size = 0;
+SET LOCAL parallel_leader_participation = off;
+SELECT scope FROM public.temptoken_authenticate(:'one', 'GET', '/flows/f1');
+\set VERBOSITY sqlstate
+SELECT count(*) FROM pg_class WHERE public.regress_scope() IS NULL OR relname = 'x';
+\set VERBOSITY default
+COMMIT;
+
+DROP FUNCTION public.regress_scope();
 DROP FUNCTION public.regress_read();
 DROP TABLE public.regress_flow;
 DROP OWNED BY regress_bearer;
