@@ -221,25 +221,29 @@ CREATE FUNCTION @extschema@.temptoken_current_id() RETURNS uuid
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_current_id() IS
-'Id of the token that temptoken_authenticate has bound to this transaction, or NULL';
+'Id of the token that temptoken_authenticate has bound to this transaction, or NULL.
+Errors: 25000 in a worker of a parallel query, which calls it where a function around it is declared PARALLEL SAFE.';
 
 CREATE FUNCTION @extschema@.temptoken_current_scope() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_current_scope() IS
-'Scope of the token that temptoken_authenticate has bound to this transaction, or NULL';
+'Scope of the token that temptoken_authenticate has bound to this transaction, or NULL.
+Errors: 25000 in a worker of a parallel query, which calls it where a function around it is declared PARALLEL SAFE.';
 
 CREATE FUNCTION @extschema@.temptoken_current_resource_id() RETURNS text
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_current_resource_id() IS
-'Resource id of the token that temptoken_authenticate has bound to this transaction, or NULL. Compare the scope too: resource ids of different scopes may be alike.';
+'Resource id of the token that temptoken_authenticate has bound to this transaction, or NULL. Compare the scope too: resource ids of different scopes may be alike.
+Errors: 25000 in a worker of a parallel query, which calls it where a function around it is declared PARALLEL SAFE.';
 
 CREATE FUNCTION @extschema@.temptoken_current_metadata() RETURNS jsonb
 LANGUAGE c STABLE PARALLEL RESTRICTED
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_current_metadata() IS
-'Metadata of the token that temptoken_authenticate has bound to this transaction, or NULL';
+'Metadata of the token that temptoken_authenticate has bound to this transaction, or NULL.
+Errors: 25000 in a worker of a parallel query, which calls it where a function around it is declared PARALLEL SAFE.';
 
 CREATE FUNCTION @extschema@.temptoken_pre_request() RETURNS void
 LANGUAGE c VOLATILE
