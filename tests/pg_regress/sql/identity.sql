@@ -181,7 +181,7 @@ SET LOCAL min_parallel_table_scan_size = 0;
 SET LOCAL parallel_leader_participation = off;
 SELECT scope FROM public.temptoken_authenticate(:'one', 'GET', '/flows/f1');
 \set VERBOSITY sqlstate
-SELECT count(*) FROM pg_class WHERE public.regress_scope() IS NULL OR relname = 'x';
+SELECT count(*) FROM pg_proc WHERE public.regress_scope() IS NULL OR proname = 'x';
 \set VERBOSITY default
 COMMIT;
 
