@@ -398,13 +398,13 @@ fn authenticate<'call>(call: &Call<'call>, arguments: RequestArguments<'call>) -
 }
 
 fn bind(row: &tokens::TokenRow<'_>) -> Result<(), Error> {
-    identity::bind(Identity {
+    Ok(identity::bind(Identity {
         // First: fetching it may raise an error, which leaves by longjmp.
         metadata: row.metadata.map(pg::to_boxed).transpose()?,
         id: row.id,
         scope: to_box(row.scope.bytes)?,
         resource_id: to_box(row.resource_id.bytes)?,
-    })
+    })?)
 }
 
 fn current_id(_call: &Call<'_>, (): ()) -> Answer {

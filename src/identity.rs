@@ -32,8 +32,7 @@ pub fn watch() {
 }
 
 /// Binds `identity` to the transaction, and replaces what was bound before.
-pub fn bind(identity: Identity) -> Result<(), Error> {
-    require_leader()?;
+pub fn bind(identity: Identity) -> Result<(), OutOfMemory> {
     let level = pg::savepoint();
     BOUND.with_borrow_mut(|bound| {
         // There may be as many as savepoints.
@@ -46,16 +45,13 @@ pub fn bind(identity: Identity) -> Result<(), Error> {
     })
 }
 
-/// What `ask` answers about the bound identity. `None` if there is none.
+/// What `ask` answers about the bound identity. `None` if there is none. An error in a worker of a parallel query, which cannot know.
+/// It gets here where a function around ours is declared PARALLEL SAFE, and is not.
 pub fn current<R>(ask: impl FnOnce(&Identity) -> R) -> Result<Option<R>, Error> {
-    require_leader()?;
+    if pg::is_parallel_worker() {
+        return Err(Kind::ParallelWorker.into());
+    }
     Ok(BOUND.with_borrow(|bound| bound.last().map(|(_, identity)| ask(identity))))
-}
-
-/// A worker of a parallel query has no binding, and must not say that there is none. PostgreSQL calls there what a function that is
-/// declared PARALLEL SAFE and is not has in it.
-fn require_leader() -> Result<(), Error> {
-    if pg::is_parallel_worker() { Err(Kind::ParallelWorker.into()) } else { Ok(()) }
 }
 
 /// The innermost savepoint ends first, so only the last entry can be of the one that ends.

@@ -94,8 +94,7 @@ table! {
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",
         "Give the tables of schema temptoken their columns back, or drop the extension and create it again.";
     ParallelWorker: "invalid_transaction_state", b"25000", "a parallel worker does not know which token is bound",
-        "Declare functions that call temptoken_current_id() and its like PARALLEL RESTRICTED, and those that authenticate \
-         PARALLEL UNSAFE, which is the default.";
+        "Declare functions that call temptoken_current_id() and its like PARALLEL RESTRICTED, not PARALLEL SAFE.";
     NoTrigger: "trigger_protocol_violated", b"39P01",
         "temptoken_delete_by_resource_id_trigger() is not called as a trigger that it can be",
         "Create it AFTER DELETE OR UPDATE, FOR EACH ROW.";
