@@ -408,19 +408,19 @@ fn bind(row: &tokens::TokenRow<'_>) -> Result<(), Error> {
 }
 
 fn current_id(_call: &Call<'_>, (): ()) -> Answer {
-    Ok(identity::current(|identity| identity.id)?.map(|id| pg::uuid(id.as_bytes())))
+    Ok(identity::current(|identity| identity.id).map(|id| pg::uuid(id.as_bytes())))
 }
 
 fn current_scope(_call: &Call<'_>, (): ()) -> Answer {
-    Ok(identity::current(|identity| pg::try_varlena(&identity.scope))?.transpose()?)
+    Ok(identity::current(|identity| pg::try_varlena(&identity.scope)).transpose()?)
 }
 
 fn current_resource_id(_call: &Call<'_>, (): ()) -> Answer {
-    Ok(identity::current(|identity| pg::try_varlena(&identity.resource_id))?.transpose()?)
+    Ok(identity::current(|identity| pg::try_varlena(&identity.resource_id)).transpose()?)
 }
 
 fn current_metadata(_call: &Call<'_>, (): ()) -> Answer {
-    Ok(identity::current(|identity| identity.metadata.as_deref().map(pg::from_boxed))?.flatten().transpose()?)
+    Ok(identity::current(|identity| identity.metadata.as_deref().map(pg::from_boxed)).flatten().transpose()?)
 }
 
 fn pre_request(call: &Call<'_>, (): ()) -> Answer {

@@ -7,7 +7,6 @@
 
 use std::cell::RefCell;
 
-use crate::errors::{Error, Kind};
 use crate::pg::{self, End, Savepoint};
 use crate::token::TokenId;
 use crate::values::OutOfMemory;
@@ -45,13 +44,9 @@ pub fn bind(identity: Identity) -> Result<(), OutOfMemory> {
     })
 }
 
-/// What `ask` answers about the bound identity. `None` if there is none. An error in a worker of a parallel query, which cannot know.
-/// It gets here where a function around ours is declared PARALLEL SAFE, and is not.
-pub fn current<R>(ask: impl FnOnce(&Identity) -> R) -> Result<Option<R>, Error> {
-    if pg::is_parallel_worker() {
-        return Err(Kind::ParallelWorker.into());
-    }
-    Ok(BOUND.with_borrow(|bound| bound.last().map(|(_, identity)| ask(identity))))
+/// What `ask` answers about the bound identity. `None` if there is none.
+pub fn current<R>(ask: impl FnOnce(&Identity) -> R) -> Option<R> {
+    BOUND.with_borrow(|bound| bound.last().map(|(_, identity)| ask(identity)))
 }
 
 /// The innermost savepoint ends first, so only the last entry can be of the one that ends.

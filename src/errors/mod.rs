@@ -41,6 +41,12 @@ impl From<pg::TableChanged> for Error {
     }
 }
 
+impl From<pg::InParallelWorker> for Error {
+    fn from(_: pg::InParallelWorker) -> Self {
+        Kind::ParallelWorker.into()
+    }
+}
+
 impl Error {
     /// Names `scope` in the message, where it may be quoted: `scope "files" is not registered`.
     fn about_scope(error: impl Into<Self>, scope: &[u8], rest: &str) -> Self {

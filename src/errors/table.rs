@@ -93,8 +93,8 @@ table! {
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",
         "Give the tables of schema temptoken their columns back, or drop the extension and create it again.";
-    ParallelWorker: "invalid_transaction_state", b"25000", "a parallel worker does not know which token is bound",
-        "Declare functions that call temptoken_current_id() and its like PARALLEL RESTRICTED, not PARALLEL SAFE.";
+    ParallelWorker: "invalid_transaction_state", b"25000", "this function cannot run in a parallel worker",
+        "Declare the function of yours that calls it PARALLEL UNSAFE, which is the default, not PARALLEL SAFE.";
     NoTrigger: "trigger_protocol_violated", b"39P01",
         "temptoken_delete_by_resource_id_trigger() is not called as a trigger that it can be",
         "Create it AFTER DELETE OR UPDATE, FOR EACH ROW.";

@@ -60,11 +60,14 @@ macro_rules! row_type {
 }
 pub(crate) use row_type;
 
+/// A call of a function that may not run in a worker of a parallel query does.
+pub struct InParallelWorker;
+
 /// Runs the body of an SQL function, and raises its error.
 ///
 /// # Safety
 /// `fcinfo` is the one that PostgreSQL passed, and the calling frame owns nothing.
-pub unsafe fn enter<E: IntoReport>(
+pub unsafe fn enter<E: IntoReport + From<InParallelWorker>>(
     fcinfo: pg_sys::FunctionCallInfo,
     body: impl FnOnce(&Call<'_>) -> Result<Option<Datum>, E>,
 ) -> Datum {
@@ -74,7 +77,8 @@ pub unsafe fn enter<E: IntoReport>(
         require_memory(ERROR_MEMORY);
         let run = || {
             let call = Call { fcinfo, memory: PhantomData };
-            body(&call).map(|value| call.finish(value)).map_err(IntoReport::into_report)
+            let result = if call.is_misplaced() { Err(InParallelWorker.into()) } else { body(&call) };
+            result.map(|value| call.finish(value)).map_err(IntoReport::into_report)
         };
         match pgrx_extern_c_guard(std::panic::AssertUnwindSafe(run)) {
             Ok(datum) => datum,
@@ -99,6 +103,16 @@ impl<'call> Call<'call> {
     pub fn datum(&self, index: usize) -> Option<Datum> {
         // SAFETY: fcinfo is valid for the call, and has as many arguments as SQL declares.
         unsafe { pgrx::fcinfo::pg_getarg_datum(self.fcinfo, index) }
+    }
+
+    /// Whether this process is a worker of a parallel query, in which the function may not run. PostgreSQL leaves such a call
+    /// to the leader, unless a function around it is declared PARALLEL SAFE and is not.
+    fn is_misplaced(&self) -> bool {
+        // SAFETY: reads a variable of the process (access/parallel.h), and the catalog, within a transaction.
+        unsafe {
+            pg_sys::ParallelWorkerNumber >= 0
+                && pg_sys::func_parallel(self.function()) as u8 != pg_sys::PROPARALLEL_SAFE
+        }
     }
 
     fn finish(&self, value: Option<Datum>) -> Datum {

@@ -43,7 +43,7 @@ mod walk;
 
 pub use pgrx::pg_sys::{Datum, InvalidOid, Oid};
 
-pub use call::{Call, RowType, enter};
+pub use call::{Call, InParallelWorker, RowType, enter};
 pub(crate) use call::{row_type, sql_functions};
 pub use collections::{ElementType, Set, StepMemory, array, json_field, jsonb, list};
 pub use datum::{
@@ -61,9 +61,8 @@ pub use relation::{
 };
 pub use report::{IntoReport, Report, disable_backtraces, notice, require_memory};
 pub use session::{
-    End, Savepoint, check_for_interrupts, commit_durably, database_name, database_oid, end_command, in_recovery,
-    is_parallel_worker, now, of_database, on_end, pid, require_writable, savepoint, set_for_transaction, setting,
-    unless_it_fails,
+    End, Savepoint, check_for_interrupts, commit_durably, database_name, database_oid, end_command, in_recovery, now,
+    of_database, on_end, pid, require_writable, savepoint, set_for_transaction, setting, unless_it_fails,
 };
 pub use signals::listen_to_signals;
 pub use statement::Statement;

@@ -26,12 +26,6 @@ pub fn in_recovery() -> bool {
     unsafe { pg_sys::RecoveryInProgress() }
 }
 
-/// Whether this process is a worker of a parallel query.
-pub fn is_parallel_worker() -> bool {
-    // SAFETY: reads a variable of the process (access/parallel.h).
-    unsafe { pg_sys::ParallelWorkerNumber >= 0 }
-}
-
 /// What `ask` answers about the row of this database in pg_database. False if there is none.
 pub fn of_database(ask: impl FnOnce(&pg_sys::FormData_pg_database) -> bool) -> bool {
     // SAFETY: within a transaction.

@@ -169,23 +169,33 @@ SELECT scope FROM public.temptoken_authenticate(:'one', 'GET', '/flows/f1');
 SELECT count(*) FROM pg_class WHERE public.temptoken_current_resource_id() IS DISTINCT FROM 'f1';
 COMMIT;
 
--- Behind a function that is declared safe and is not, a worker says that it does not know.
-CREATE FUNCTION public.regress_scope() RETURNS text LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+-- Behind a function that is declared safe and is not, no function runs in a worker, which has no binding and cannot write.
+CREATE FUNCTION public.regress_run(statement text) RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS $$
 BEGIN
-    RETURN public.temptoken_current_scope();
+    EXECUTE statement;
+    RETURN true;
 END $$;
-BEGIN;
-SET LOCAL parallel_setup_cost = 0;
-SET LOCAL parallel_tuple_cost = 0;
-SET LOCAL min_parallel_table_scan_size = 0;
-SET LOCAL parallel_leader_participation = off;
-SELECT scope FROM public.temptoken_authenticate(:'one', 'GET', '/flows/f1');
+SET parallel_setup_cost = 0;
+SET parallel_tuple_cost = 0;
+SET min_parallel_table_scan_size = 0;
+SET parallel_leader_participation = off;
+\set SHOW_CONTEXT never
+SELECT count(*) FROM pg_proc WHERE public.regress_run('SELECT public.temptoken_current_scope()');
+\set SHOW_CONTEXT errors
 \set VERBOSITY sqlstate
-SELECT count(*) FROM pg_proc WHERE public.regress_scope() IS NULL OR proname = 'x';
+\set ECHO queries
+SELECT format('SELECT count(*) FROM pg_proc WHERE public.regress_run(%L)', format('SELECT %I.%I(%s)', pronamespace::regnamespace, proname,
+    (SELECT string_agg('NULL::' || format_type(argument, NULL), ', ') FROM unnest(proargtypes) AS argument)))
+FROM pg_proc WHERE probin LIKE '%temptoken%' AND prorettype <> 'trigger'::regtype AND proname <> 'planner_support'
+ORDER BY proparallel = 's', proname COLLATE "C" \gexec
+\set ECHO all
 \set VERBOSITY default
-COMMIT;
+RESET parallel_setup_cost;
+RESET parallel_tuple_cost;
+RESET min_parallel_table_scan_size;
+RESET parallel_leader_participation;
 
-DROP FUNCTION public.regress_scope();
+DROP FUNCTION public.regress_run(text);
 DROP FUNCTION public.regress_read();
 DROP TABLE public.regress_flow;
 DROP OWNED BY regress_bearer;
