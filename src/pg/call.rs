@@ -60,7 +60,7 @@ macro_rules! row_type {
 }
 pub(crate) use row_type;
 
-/// A call of a function that may not run in a worker of a parallel query does.
+/// A function was called in a worker of a parallel query, where it may not run.
 pub struct InParallelWorker;
 
 /// Runs the body of an SQL function, and raises its error.
