@@ -139,7 +139,7 @@ fn check_scope(row: &ScopeRow<'_>) -> Result<(), Error> {
 /// What the planner asks. An answer for one row is none for another that has the same arguments.
 fn planner_support(call: &Call<'_>, (_request,): (Option<Datum>,)) -> Answer {
     if call.is_asked_about_join() {
-        pg::call_for_each_row();
+        pg::call_for_each_row()?;
     }
     nothing()
 }

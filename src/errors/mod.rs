@@ -41,9 +41,9 @@ impl From<pg::TableChanged> for Error {
     }
 }
 
-impl From<pg::InParallelWorker> for Error {
-    fn from(_: pg::InParallelWorker) -> Self {
-        Kind::ParallelWorker.into()
+impl From<pg::InParallelOperation> for Error {
+    fn from(_: pg::InParallelOperation) -> Self {
+        Kind::ParallelOperation.into()
     }
 }
 

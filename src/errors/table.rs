@@ -93,8 +93,8 @@ table! {
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",
         "Give the tables of schema temptoken their columns back, or drop the extension and create it again.";
-    ParallelWorker: "invalid_transaction_state", b"25000", "this function cannot run in a parallel worker",
-        "Declare the function of yours that calls it PARALLEL UNSAFE, which is the default, not PARALLEL SAFE.";
+    ParallelOperation: "invalid_transaction_state", b"25000", "this function cannot run in a parallel operation",
+        "Declare the function of yours that calls it PARALLEL UNSAFE, which is the default.";
     NoTrigger: "trigger_protocol_violated", b"39P01",
         "temptoken_delete_by_resource_id_trigger() is not called as a trigger that it can be",
         "Create it AFTER DELETE OR UPDATE, FOR EACH ROW.";

@@ -10,7 +10,7 @@ use pgrx::pg_sys::panic::pgrx_extern_c_guard;
 use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::datum::SqlType;
-use super::ffi::{HeapTupleHeaderGetDatum, heap_form_tuple, tuplestore_putvalues};
+use super::ffi::{HeapTupleHeaderGetDatum, IsInParallelMode, heap_form_tuple, tuplestore_putvalues};
 use super::report::{ERROR_MEMORY, IntoReport, require_memory};
 
 /// Exports functions to PostgreSQL (fmgr.h, version-1 calling convention): `name(types of its arguments) => body;`.
@@ -60,14 +60,14 @@ macro_rules! row_type {
 }
 pub(crate) use row_type;
 
-/// A function was called in a worker of a parallel query, where it may not run.
-pub struct InParallelWorker;
+/// A function was called, or is to be called, in a parallel operation in which it may not run.
+pub struct InParallelOperation;
 
 /// Runs the body of an SQL function, and raises its error.
 ///
 /// # Safety
 /// `fcinfo` is the one that PostgreSQL passed, and the calling frame owns nothing.
-pub unsafe fn enter<E: IntoReport + From<InParallelWorker>>(
+pub unsafe fn enter<E: IntoReport + From<InParallelOperation>>(
     fcinfo: pg_sys::FunctionCallInfo,
     body: impl FnOnce(&Call<'_>) -> Result<Option<Datum>, E>,
 ) -> Datum {
@@ -77,7 +77,7 @@ pub unsafe fn enter<E: IntoReport + From<InParallelWorker>>(
         require_memory(ERROR_MEMORY);
         let run = || {
             let call = Call { fcinfo, memory: PhantomData };
-            let result = if call.is_misplaced() { Err(InParallelWorker.into()) } else { body(&call) };
+            let result = if call.is_misplaced() { Err(InParallelOperation.into()) } else { body(&call) };
             result.map(|value| call.finish(value)).map_err(IntoReport::into_report)
         };
         match pgrx_extern_c_guard(std::panic::AssertUnwindSafe(run)) {
@@ -105,13 +105,17 @@ impl<'call> Call<'call> {
         unsafe { pgrx::fcinfo::pg_getarg_datum(self.fcinfo, index) }
     }
 
-    /// Whether this process is a worker of a parallel query, in which the function may not run. PostgreSQL leaves such a call
-    /// to the leader, unless a function around it is declared PARALLEL SAFE and is not.
+    /// Whether this is a parallel operation in which the function may not run. PostgreSQL sees to that, unless a function around
+    /// it is declared as what it is not.
     fn is_misplaced(&self) -> bool {
-        // SAFETY: reads a variable of the process (access/parallel.h), and the catalog, within a transaction.
+        // SAFETY: reads variables of the process (access/parallel.h), and the catalog, within a transaction.
         unsafe {
-            pg_sys::ParallelWorkerNumber >= 0
-                && pg_sys::func_parallel(self.function()) as u8 != pg_sys::PROPARALLEL_SAFE
+            IsInParallelMode()
+                && match pg_sys::func_parallel(self.function()) as u8 {
+                    pg_sys::PROPARALLEL_SAFE => false,
+                    pg_sys::PROPARALLEL_RESTRICTED => pg_sys::ParallelWorkerNumber >= 0,
+                    _ => true,
+                }
         }
     }
 

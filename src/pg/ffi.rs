@@ -45,6 +45,9 @@ declare! {
     fn heap_deform_tuple(tuple: HeapTuple, description: TupleDesc, values: *mut Datum, nulls: *mut bool);
     fn HeapTupleHeaderGetDatum(tuple: HeapTupleHeader) -> Datum;
 
+    // Calls
+    fn IsInParallelMode() -> bool;
+
     // The lookup
     fn LockRelationOid(relation: Oid, lock: LOCKMODE);
     fn UnlockRelationOid(relation: Oid, lock: LOCKMODE);

@@ -43,7 +43,7 @@ mod walk;
 
 pub use pgrx::pg_sys::{Datum, InvalidOid, Oid};
 
-pub use call::{Call, InParallelWorker, RowType, enter};
+pub use call::{Call, InParallelOperation, RowType, enter};
 pub(crate) use call::{row_type, sql_functions};
 pub use collections::{ElementType, Set, StepMemory, array, json_field, jsonb, list};
 pub use datum::{

@@ -2,7 +2,8 @@
 
 use pgrx::pg_sys;
 
-use super::call::Call;
+use super::call::{Call, InParallelOperation};
+use super::ffi::IsInParallelMode;
 use super::session::set_for_transaction;
 
 impl Call<'_> {
@@ -25,10 +26,17 @@ impl Call<'_> {
 }
 
 /// Has statements that are planned from here on to the transaction's end keep no answers of what they call for rows that are
-/// alike (Memoize). Does nothing in a parallel operation, in which nothing can be written either. An error leaves as a panic.
-pub fn call_for_each_row() {
+/// alike (Memoize). Refused in a parallel operation, in which no setting can be changed: the plan could be kept for later. The calls
+/// themselves are refused there too. An error of PostgreSQL's leaves as a panic.
+pub fn call_for_each_row() -> Result<(), InParallelOperation> {
     // SAFETY: reads variables of the backend.
-    if unsafe { pg_sys::enable_memoize && !pg_sys::IsInParallelMode() } {
-        set_for_transaction(c"enable_memoize", c"off");
+    unsafe {
+        if pg_sys::enable_memoize {
+            if IsInParallelMode() {
+                return Err(InParallelOperation);
+            }
+            set_for_transaction(c"enable_memoize", c"off");
+        }
     }
+    Ok(())
 }

@@ -169,7 +169,8 @@ SELECT scope FROM public.temptoken_authenticate(:'one', 'GET', '/flows/f1');
 SELECT count(*) FROM pg_class WHERE public.temptoken_current_resource_id() IS DISTINCT FROM 'f1';
 COMMIT;
 
--- Behind a function that is declared safe and is not, no function runs in a worker, which has no binding and cannot write.
+-- Behind a function that is declared safe and is not, no function runs in a parallel operation: a worker has no binding, and neither
+-- it nor the leader can write.
 CREATE FUNCTION public.regress_run(statement text) RETURNS boolean LANGUAGE plpgsql PARALLEL SAFE AS $$
 BEGIN
     EXECUTE statement;
@@ -188,6 +189,10 @@ SELECT format('SELECT count(*) FROM pg_proc WHERE public.regress_run(%L)', forma
     (SELECT string_agg('NULL::' || format_type(argument, NULL), ', ') FROM unnest(proargtypes) AS argument)))
 FROM pg_proc WHERE probin LIKE '%temptoken%' AND prorettype <> 'trigger'::regtype AND proname <> 'planner_support'
 ORDER BY proparallel = 's', proname COLLATE "C" \gexec
+ALTER FUNCTION public.regress_run PARALLEL RESTRICTED;
+SELECT public.regress_run('SELECT public.temptoken_current_scope()'), count(prosrc) > 1 FROM pg_proc;
+SELECT public.regress_run('SELECT public.temptoken_peek(NULL, NULL, NULL)'), count(prosrc) > 1 FROM pg_proc;
+SELECT public.regress_run('SELECT public.temptoken_validate(NULL, NULL, NULL)'), count(prosrc) > 1 FROM pg_proc;
 \set ECHO all
 \set VERBOSITY default
 RESET parallel_setup_cost;

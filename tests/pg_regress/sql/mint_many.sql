@@ -258,6 +258,27 @@ CREATE TABLE public.regress_order AS SELECT ARRAY[(n % 2)::text] AS files FROM g
 ANALYZE public.regress_order;
 SELECT count(DISTINCT m.token) FROM public.regress_order, public.temptoken_mint_many('files', files, '1 hour') AS m;
 SELECT count(DISTINCT m.token) FROM public.regress_order, LATERAL (SELECT public.temptoken_mint('files', files[1], '1 hour') AS token OFFSET 0) AS m;
+-- A plan that is made in a parallel operation, where none of these can run, is not kept for later either.
+CREATE FUNCTION public.regress_restricted() RETURNS bigint LANGUAGE plpgsql PARALLEL RESTRICTED AS $$
+DECLARE
+    minted text;
+    all_minted text[];
+BEGIN
+    FOR minted IN SELECT m.token FROM public.regress_order, public.temptoken_mint_many('files', files, '1 hour') AS m LOOP
+        all_minted := all_minted || minted;
+    END LOOP;
+    RETURN (SELECT count(DISTINCT token) FROM unnest(all_minted) AS token);
+END $$;
+SET LOCAL parallel_setup_cost = 0;
+SET LOCAL parallel_tuple_cost = 0;
+SET LOCAL min_parallel_table_scan_size = 0;
+SET LOCAL enable_memoize = on;
+SAVEPOINT s;
+\set SHOW_CONTEXT never
+SELECT public.regress_restricted(), count(prosrc) FROM pg_proc;
+\set SHOW_CONTEXT errors
+ROLLBACK TO s;
+SELECT public.regress_restricted();
 ROLLBACK;
 
 -- In a read-only transaction nothing is minted.
