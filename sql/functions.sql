@@ -191,7 +191,7 @@ AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_delete_by_resource_id_trigger() IS
 'Trigger for a table of the application, AFTER DELETE OR UPDATE FOR EACH ROW: deletes the tokens of the row''s resource in the same transaction.
 Arguments in CREATE TRIGGER: a scope, and the column of the table that holds the resource id, of type text, varchar, uuid, smallint, integer or bigint, and not a virtual generated one. The value before the change counts, as PostgreSQL writes it: mint with the column itself (id::text), since 042 or a UUID in capitals is another resource id. NULL deletes nothing. TRUNCATE fires no row trigger: call temptoken_delete_by_scope() with it. A replicated row fires it where it is enabled ALWAYS. A token of a transaction that is still open is not seen: mint under a lock of the row (SELECT ... FOR SHARE), and ask in it whether the resource is still open. An UPDATE that moves a row to another partition fires the trigger for DELETE.
-The owner of the table needs the privilege that temptoken_grant(role, ''issue'') gives; where the table is a partition, the owners of its parents do too.
+The owner of the table needs EXECUTE on this function, which temptoken_grant(role, ''issue'') gives with more; where the table is a partition, the owners of its parents do too.
 Errors: 42501 when the owner of the table may not execute this function; 39P01 when it is another kind of trigger; 22023 with other than two arguments; 42703 when the column does not fit.';
 
 -- ---------------------------------------------------------------------------------------------------------------------

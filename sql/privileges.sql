@@ -51,6 +51,30 @@ $$;
 -- After the revocations: what the privilege 'monitor' covers.
 GRANT EXECUTE ON FUNCTION @extschema@.temptoken_stats(), @extschema@.temptoken_sweep_status() TO pg_monitor;
 
+-- A function of such a name that was here before could be called in the place of one of these, with other argument types too.
+DO LANGUAGE plpgsql $$
+DECLARE
+    other text;
+BEGIN
+    SELECT p.oid::pg_catalog.regprocedure INTO other
+    FROM pg_catalog.pg_extension AS e
+    JOIN pg_catalog.pg_proc AS p ON p.pronamespace OPERATOR(pg_catalog.=) e.extnamespace
+    WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken' AND p.proname OPERATOR(pg_catalog.~) '^temptoken_'
+        AND NOT EXISTS (
+            SELECT FROM pg_catalog.pg_depend AS d
+            WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                AND d.objid OPERATOR(pg_catalog.=) p.oid
+                AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+                AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+    ORDER BY p.oid LIMIT 1;
+    IF FOUND THEN
+        RAISE EXCEPTION 'temptoken: function % is in the schema already', other
+            USING ERRCODE = 'duplicate_function',
+                HINT = 'It could be called in the place of one of the extension''s. Drop it, or install into a schema of its own.';
+    END IF;
+END
+$$;
+
 -- Whoever may create functions beside these can have a call find another: an overload whose argument types fit better, or one with
 -- fewer defaults. The order of a search path only decides between the same argument types. In schema public, the owner of the database
 -- may create; that is no news.
@@ -78,8 +102,8 @@ BEGIN
         RAISE WARNING 'temptoken: % may create objects in schema %', roles, schema
             USING DETAIL = 'Whoever may can put a function there that is called in the place of one of the extension''s, with the '
                       'rights of the caller.',
-                  HINT = pg_catalog.format('Let a superuser own schema %s, and REVOKE CREATE ON it, or install into a schema of its own '
-                      'and keep this one out of search paths.', schema);
+                  HINT = pg_catalog.format('Drop the extension, let a superuser own schema %s and REVOKE CREATE ON it, and create the '
+                      'extension again. Or install into a schema of its own, and keep this one out of search paths.', schema);
     END LOOP;
 END
 $$;

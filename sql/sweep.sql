@@ -118,12 +118,16 @@ BEGIN
     ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'pg_cron') THEN
         RAISE EXCEPTION 'temptoken: pg_cron is not in this database'
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                DETAIL = 'pg_cron is installed in one database of a server, which cron.database_name names.',
+                DETAIL = 'pg_cron is installed in one database of a server, which cron.database_name names.'
+                    || CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = CURRENT_USER)
+                        THEN ' A superuser''s job runs with those rights whatever later has these names: '
+                            'call this as a role that has ''manage'' and nothing else.'
+                        ELSE '' END,
                 -- What may be a token that was passed by mistake is not repeated.
-                HINT = pg_catalog.format('In that database run: SELECT cron.schedule_in_database(%L, %L, %L, %L)', name,
+                HINT = pg_catalog.format('In that database run: SELECT cron.schedule_in_database(%L, %L, %L, %L, %L)', name,
                     CASE WHEN schedule ~ '^[-0-9A-Za-z*/,$ ]{1,64}$' AND schedule !~* '[0-9a-f]{16}' THEN schedule
                          ELSE '*/5 * * * *' END,
-                    command, pg_catalog.current_database());
+                    command, pg_catalog.current_database(), CURRENT_USER);
     END IF;
     EXECUTE 'SELECT cron.schedule($1, $2, $3)' INTO job USING name, schedule, command;
     RETURN job;
@@ -131,8 +135,8 @@ END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_schedule_sweep(text) IS
 'Schedules a job of the pg_cron in this database, which calls temptoken_delete_expired() here, as the caller; the id of the job. Another call changes its schedule.
-schedule: as pg_cron takes it, such as ''*/5 * * * *''. The job names the schema of the functions: once that was renamed, call this again.
-Errors: 55000 when pg_cron is not in this database, with a HINT that is the statement to run where it is; 22004 for NULL; those of cron.schedule().';
+schedule: as pg_cron takes it, such as ''*/5 * * * *''. The job names the database and the schema of the functions, and calls what has these names when it runs: unschedule it before one of them is renamed or dropped.
+Errors: 55000 when pg_cron is not in this database, with a HINT that is the statement to run where it is, for a job of the caller''s; 22004 for NULL; those of cron.schedule().';
 
 CREATE FUNCTION @extschema@.temptoken_unschedule_sweep() RETURNS boolean
 LANGUAGE plpgsql VOLATILE SET search_path = pg_catalog, pg_temp
@@ -145,7 +149,8 @@ BEGIN
         RAISE EXCEPTION 'temptoken: pg_cron is not in this database'
             USING ERRCODE = 'object_not_in_prerequisite_state',
                 DETAIL = 'pg_cron is installed in one database of a server, which cron.database_name names.',
-                HINT = pg_catalog.format('In that database run: SELECT cron.unschedule(%L)', name);
+                HINT = pg_catalog.format(
+                    'In that database run: SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = %L', name);
     END IF;
     EXECUTE 'SELECT pg_catalog.count(cron.unschedule(j.jobid)) FROM cron.job AS j
              WHERE j.jobname = $1 AND j.username = CURRENT_USER'
@@ -154,5 +159,5 @@ BEGIN
 END
 $$;
 COMMENT ON FUNCTION @extschema@.temptoken_unschedule_sweep() IS
-'Unschedules the caller''s job that temptoken_schedule_sweep() has made; whether there was one.
+'Unschedules the caller''s job that temptoken_schedule_sweep() has made; whether there was one. DROP EXTENSION does not.
 Errors: 55000 when pg_cron is not in this database, with a HINT that is the statement to run where it is.';

@@ -82,13 +82,13 @@ table! {
          type of its own.";
     OrdinaryOwner: "insufficient_privilege", b"42501",
         "the extension's tables belong to an ordinary role, and this session may have a superuser's rights",
-        "Log in as an ordinary role, or give the tables to a superuser. Code of the owner's on the tables could get at the \
-         rights of this session.";
+        "Log in as an ordinary role, or drop the owner's code on the tables, and give them to a superuser. The code could get \
+         at the rights of this session.";
     ReachedTable: "insufficient_privilege", b"42501",
         "a table that a deletion of tokens can reach, or the function of a trigger on it, belongs to an ordinary role",
-        "It runs with the rights of the owner of the extension's tables. Give the functions of triggers on these, tables with \
-         a foreign key to these, their partitions and parents, and the functions of their triggers to that owner or a \
-         superuser, or drop the trigger or the foreign key.";
+        "It runs with the rights of the owner of the extension's tables. Drop the trigger or the foreign key. Or read what it \
+         does, and give the functions of triggers on these, tables with a foreign key to these, their partitions and parents, \
+         and the functions of their triggers to that owner or a superuser.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",
@@ -100,8 +100,8 @@ table! {
         "Create it AFTER DELETE OR UPDATE, FOR EACH ROW.";
     TriggerPrivilege: "insufficient_privilege", b"42501",
         "the owner of the table may not execute temptoken_delete_by_resource_id_trigger()",
-        "Drop the trigger, or give that role the privilege: SELECT temptoken_grant('role', 'issue'). Where the table is a \
-         partition, the owners of its parents need it too.";
+        "Drop the trigger, or let that role execute the function, by GRANT EXECUTE or the privilege 'issue'. Where the table is \
+         a partition, the owners of its parents need it too.";
     TriggerArguments: "invalid_parameter_value", b"22023",
         "temptoken_delete_by_resource_id_trigger() takes two arguments",
         "EXECUTE FUNCTION temptoken_delete_by_resource_id_trigger('scope', 'column')";

@@ -517,6 +517,20 @@ fn partitions_have_tokens_and_no_default_privileges() {
     assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 4)"), "55P03");
     idle.batch_execute("COMMIT").unwrap();
     assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 4)"), "ok");
+    // Nor does it run the code of an ordinary role, or move what a subscriber could not follow.
+    for (unfit, fit) in [
+        (
+            "ALTER TABLE temptoken.temp_tokens OWNER TO manager",
+            "ALTER TABLE temptoken.temp_tokens OWNER TO CURRENT_USER",
+        ),
+        ("CREATE PUBLICATION everything FOR ALL TABLES", "DROP PUBLICATION everything"),
+        ("CREATE PUBLICATION one FOR TABLE temptoken.temp_tokens", "DROP PUBLICATION one"),
+    ] {
+        client.batch_execute(unfit).unwrap();
+        assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 5)"), "P0001", "{unfit}");
+        client.batch_execute(fit).unwrap();
+    }
+    assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 5)"), "ok");
     if !common::has_program("pg_dump") {
         return common::skipped("in part: this PostgreSQL comes without pg_dump");
     }

@@ -75,9 +75,15 @@ fn pg_cron_sweeps_its_own_database_and_others() {
     assert_eq!(scheduled(&mut cron).unwrap(), "* * * * *");
     assert_ne!(sqlstate(&mut cron, "SELECT temptoken_schedule_sweep('whenever')"), "ok");
     assert_eq!(sqlstate(&mut cron, "SELECT temptoken_schedule_sweep(NULL)"), "22004");
+    // A job of a role's own: whatever has the names of database, schema and function later is called with its rights.
+    other.batch_execute("CREATE ROLE \"sweeper's\" LOGIN; SELECT temptoken_grant('sweeper''s', 'manage')").unwrap();
+    other.batch_execute("SET ROLE \"sweeper's\"").unwrap();
     let hint = hinted(&mut other, SCHEDULE);
     text(&mut cron, &hint);
+    let username = "SELECT username FROM cron.job WHERE database = 'it''s \\other'";
+    assert_eq!(text(&mut cron, username), "sweeper's", "{hint}");
     assert_eq!(text(&mut cron, "SELECT count(*) FROM cron.job"), "2", "{hint}");
+    other.batch_execute("RESET ROLE").unwrap();
     assert_eq!(scheduled(&mut other), None);
     // The next minute begins.
     clock.set(60);

@@ -39,6 +39,11 @@ CREATE FUNCTION public.temptoken_validate(text, text, text) RETURNS integer LANG
 CREATE EXTENSION temptoken SCHEMA public;
 SELECT public.temptoken_validate('a', 'b', 'c');
 DROP FUNCTION public.temptoken_validate(text, text, text);
+-- With other arguments, such as would fit a call better.
+CREATE FUNCTION public.temptoken_register_scope(text, text[], text, text) RETURNS integer LANGUAGE sql AS 'SELECT 1';
+CREATE EXTENSION temptoken SCHEMA public;
+SELECT count(*) FROM pg_namespace WHERE nspname = 'temptoken';
+DROP FUNCTION public.temptoken_register_scope(text, text[], text, text);
 
 -- Schemas of difficult names: it works, or says why not.
 CREATE SCHEMA "Mixed 1% Case";
