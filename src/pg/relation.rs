@@ -186,9 +186,8 @@ pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
     unsafe {
         let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
         let describe = |table: pg_sys::Relation| {
-            let row = &*(*table).rd_rel;
-            let leads_on = triggers(table).iter().any(|trigger| leads_on(trigger, row.relowner));
-            (row.relowner, row.relhassubclass, leads_on)
+            let pg_sys::FormData_pg_class { relowner, relhassubclass, .. } = *(*table).rd_rel;
+            (relowner, relhassubclass, triggers(table).iter().any(|trigger| leads_on(trigger, relowner)))
         };
         let Ok((owner, has_children, leads)) = of_table(relation, describe) else { return false };
         leads
@@ -229,13 +228,15 @@ pub(super) unsafe fn oids(list: *mut pg_sys::List) -> impl Iterator<Item = Oid> 
     }
 }
 
+/// A copy, in the current memory context. The table's own description of its triggers can end at each look into a catalog, when
+/// another session has changed what the table is granted or how it is estimated.
+///
 /// # Safety
 /// The table is open.
 unsafe fn triggers<'a>(table: pg_sys::Relation) -> &'a [pg_sys::Trigger] {
     // SAFETY: there are as many triggers as numtriggers says.
     unsafe {
-        (*table)
-            .trigdesc
+        pg_sys::CopyTriggerDesc((*table).trigdesc)
             .as_ref()
             .map_or(&[], |triggers| std::slice::from_raw_parts(triggers.triggers, triggers.numtriggers as usize))
     }
