@@ -89,7 +89,7 @@ BEGIN
         SELECT FROM unnest(objects) AS o, pg_roles AS r
         WHERE (r.rolname = role OR pg_has_role((SELECT m.oid FROM pg_roles AS m WHERE m.rolname = role), r.oid, 'MEMBER'))
             AND (has_function_privilege(r.oid, substring(o FROM '^EXECUTE ON FUNCTION (.*)$'), 'EXECUTE')
-                OR has_table_privilege(r.oid, substring(o FROM '^SELECT ON (.*)$'), 'SELECT'))) THEN
+                OR has_any_column_privilege(r.oid, substring(o FROM '^SELECT ON (.*)$'), 'SELECT'))) THEN
         RAISE WARNING 'temptoken: role % may still do some of this', quote_ident(role)
             USING DETAIL = 'It is a superuser or the owner, or what it is a member of may, perhaps PUBLIC, or another role has granted it.',
                   HINT = 'Take the privilege from that role, or the membership from this one.';

@@ -77,6 +77,9 @@ SELECT public.temptoken_revoke_grant('regress_outsider', 'issue');
 GRANT SELECT ON temptoken.active_tokens TO regress_issue;
 SELECT public.temptoken_revoke_grant('regress_outsider', 'manage');
 REVOKE SELECT ON temptoken.active_tokens FROM regress_issue;
+GRANT SELECT (id) ON temptoken.active_tokens TO regress_issue;
+SELECT public.temptoken_revoke_grant('regress_outsider', 'manage');
+REVOKE SELECT (id) ON temptoken.active_tokens FROM regress_issue;
 DROP ROLE regress_outsider;
 
 -- Mistakes.
