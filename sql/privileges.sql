@@ -51,32 +51,41 @@ $$;
 -- After the revocations: what the privilege 'monitor' covers.
 GRANT EXECUTE ON FUNCTION @extschema@.temptoken_stats(), @extschema@.temptoken_sweep_status() TO pg_monitor;
 
--- A function of such a name that was here before could be called in the place of one of these, with other argument types too.
+-- A function of such a name that was here before could be called in the place of one of these, with other argument types too. So
+-- could a type: f('…') is a cast to a type f, where no function has the very types of the arguments.
 DO LANGUAGE plpgsql $$
 DECLARE
     other text;
 BEGIN
-    SELECT p.oid::pg_catalog.regprocedure INTO other
+    SELECT found.name INTO other
     FROM pg_catalog.pg_extension AS e
-    JOIN pg_catalog.pg_proc AS p ON p.pronamespace OPERATOR(pg_catalog.=) e.extnamespace
-    WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken' AND p.proname OPERATOR(pg_catalog.~) '^temptoken_'
-        AND NOT EXISTS (
-            SELECT FROM pg_catalog.pg_depend AS d
-            WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
-                AND d.objid OPERATOR(pg_catalog.=) p.oid
-                AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
-                AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
-    ORDER BY p.oid LIMIT 1;
+    CROSS JOIN LATERAL (
+        SELECT pg_catalog.format('function %s', p.oid::pg_catalog.regprocedure) AS name
+        FROM pg_catalog.pg_proc AS p
+        WHERE p.pronamespace OPERATOR(pg_catalog.=) e.extnamespace AND p.proname OPERATOR(pg_catalog.~) '^temptoken_'
+            AND NOT EXISTS (
+                SELECT FROM pg_catalog.pg_depend AS d
+                WHERE d.classid OPERATOR(pg_catalog.=) 'pg_catalog.pg_proc'::pg_catalog.regclass
+                    AND d.objid OPERATOR(pg_catalog.=) p.oid
+                    AND d.refclassid OPERATOR(pg_catalog.=) 'pg_catalog.pg_extension'::pg_catalog.regclass
+                    AND d.refobjid OPERATOR(pg_catalog.=) e.oid AND d.deptype OPERATOR(pg_catalog.=) 'e')
+        UNION ALL
+        SELECT pg_catalog.format('type %s', t.oid::pg_catalog.regtype)
+        FROM pg_catalog.pg_type AS t
+        WHERE t.typnamespace OPERATOR(pg_catalog.=) e.extnamespace AND t.typname OPERATOR(pg_catalog.~) '^temptoken_'
+    ) AS found
+    WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken'
+    ORDER BY found.name LIMIT 1;
     IF FOUND THEN
-        RAISE EXCEPTION 'temptoken: function % is in the schema already', other
-            USING ERRCODE = 'duplicate_function',
-                HINT = 'It could be called in the place of one of the extension''s. Drop it, or install into a schema of its own.';
+        RAISE EXCEPTION 'temptoken: % is in the schema already', other
+            USING ERRCODE = 'duplicate_object',
+                HINT = 'It could be called in the place of a function of the extension''s. Install into a schema that you make for it.';
     END IF;
 END
 $$;
 
 -- Whoever may create functions beside these can have a call find another: an overload whose argument types fit better, or one with
--- fewer defaults. The order of a search path only decides between the same argument types. In schema public, the owner of the database
+-- fewer defaults. So can the owner of a type there, who may rename it. The order of a search path only decides between the same argument types. In schema public, the owner of the database
 -- may create; that is no news.
 DO LANGUAGE plpgsql $$
 DECLARE
@@ -92,18 +101,24 @@ BEGIN
                      SELECT pg_catalog.string_agg(pg_catalog.quote_ident(r.rolname), ', ' ORDER BY r.rolname)
                      FROM pg_catalog.pg_roles AS r
                      WHERE NOT r.rolsuper AND r.rolname OPERATOR(pg_catalog.<>) 'pg_database_owner'
-                         AND pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE'))
+                         AND (pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE') OR EXISTS (
+                             -- Neither the row type of a table nor an array's, which are not called and not renamed.
+                             SELECT FROM pg_catalog.pg_type AS t
+                             WHERE t.typnamespace OPERATOR(pg_catalog.=) n.oid AND t.typowner OPERATOR(pg_catalog.=) r.oid
+                                 AND t.typrelid OPERATOR(pg_catalog.=) 0 AND NOT EXISTS (
+                                     SELECT FROM pg_catalog.pg_type AS element
+                                     WHERE element.typarray OPERATOR(pg_catalog.=) t.oid))))
             END
         FROM pg_catalog.pg_namespace AS n, pg_catalog.pg_extension AS e
         WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken'
             AND (n.oid OPERATOR(pg_catalog.=) e.extnamespace OR n.nspname OPERATOR(pg_catalog.=) 'public')
     LOOP
         CONTINUE WHEN roles IS NULL;
-        RAISE WARNING 'temptoken: % may create objects in schema %', roles, schema
-            USING DETAIL = 'Whoever may can put a function there that is called in the place of one of the extension''s, with the '
-                      'rights of the caller.',
-                  HINT = pg_catalog.format('Drop the extension, let a superuser own schema %s and REVOKE CREATE ON it, and create the '
-                      'extension again. Or install into a schema of its own, and keep this one out of search paths.', schema);
+        RAISE WARNING 'temptoken: % may create or rename objects in schema %', roles, schema
+            USING DETAIL = 'Whoever may can have a function or type there called in the place of a function of the extension''s, with '
+                      'the rights of the caller.',
+                  HINT = pg_catalog.format('Create the extension in a schema that you make for it, and keep schema %s out of search '
+                      'paths.', schema);
     END LOOP;
 END
 $$;

@@ -44,6 +44,10 @@ CREATE FUNCTION public.temptoken_register_scope(text, text[], text, text) RETURN
 CREATE EXTENSION temptoken SCHEMA public;
 SELECT count(*) FROM pg_namespace WHERE nspname = 'temptoken';
 DROP FUNCTION public.temptoken_register_scope(text, text[], text, text);
+-- A call with a literal is a cast where a type has the name.
+CREATE DOMAIN public.temptoken_delete_by_scope AS text;
+CREATE EXTENSION temptoken SCHEMA public;
+DROP DOMAIN public.temptoken_delete_by_scope;
 
 -- Schemas of difficult names: it works, or says why not.
 CREATE SCHEMA "Mixed 1% Case";
@@ -76,6 +80,16 @@ BEGIN;
 DROP EXTENSION temptoken;
 CREATE SCHEMA regress_owned AUTHORIZATION regress_owner_of_database;
 CREATE EXTENSION temptoken SCHEMA regress_owned;
+DROP EXTENSION temptoken;
+-- Whoever owns a type in a schema can rename it, without CREATE. A table is none.
+CREATE SCHEMA regress_taken;
+CREATE TABLE regress_taken.harmless (id integer);
+ALTER TABLE regress_taken.harmless OWNER TO regress_owner_of_database;
+CREATE EXTENSION temptoken SCHEMA regress_taken;
+DROP EXTENSION temptoken;
+CREATE DOMAIN regress_taken.renamed AS text;
+ALTER DOMAIN regress_taken.renamed OWNER TO regress_owner_of_database;
+CREATE EXTENSION temptoken SCHEMA regress_taken;
 DROP EXTENSION temptoken;
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO regress_owner_of_database', current_database()); END $$;
 CREATE EXTENSION temptoken SCHEMA public;
