@@ -79,29 +79,35 @@ BEGIN
     IF FOUND THEN
         RAISE EXCEPTION 'temptoken: % is in the schema already', other
             USING ERRCODE = 'duplicate_object',
-                HINT = 'It could be called in the place of a function of the extension''s. Install into a schema that you make for it.';
+                HINT = 'It could be called in the place of a function of the extension''s. '
+                    'Install into a schema that you make for it.';
     END IF;
 END
 $$;
 
 -- Whoever may create functions beside these can have a call find another: an overload whose argument types fit better, or one with
--- fewer defaults. So can the owner of a type there, who may rename it. The order of a search path only decides between the same argument types. In schema public, the owner of the database
--- may create; that is no news.
+-- fewer defaults. The order of a search path only decides between the same argument types. The owner of the schema can grant itself
+-- what it has revoked from itself, and the owner of a type there may rename it. In schema public, the owner of the database may
+-- create; that is no news.
 DO LANGUAGE plpgsql $$
 DECLARE
     schema text;
     roles text;
+    hint text;
 BEGIN
     -- The owner of the database may have had it hidden.
     PERFORM pg_catalog.set_config('client_min_messages', 'warning', true);
-    FOR schema, roles IN
+    FOR schema, hint, roles IN
         SELECT pg_catalog.quote_ident(n.nspname),
+            CASE WHEN n.oid OPERATOR(pg_catalog.=) e.extnamespace
+                 THEN 'Drop the extension, and create it in a schema that you make for it. ' ELSE '' END,
             CASE WHEN pg_catalog.has_schema_privilege('public', n.oid, 'CREATE') THEN 'PUBLIC'
                  WHEN n.oid OPERATOR(pg_catalog.=) e.extnamespace THEN (
                      SELECT pg_catalog.string_agg(pg_catalog.quote_ident(r.rolname), ', ' ORDER BY r.rolname)
                      FROM pg_catalog.pg_roles AS r
                      WHERE NOT r.rolsuper AND r.rolname OPERATOR(pg_catalog.<>) 'pg_database_owner'
-                         AND (pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE') OR EXISTS (
+                         AND (pg_catalog.has_schema_privilege(r.oid, n.oid, 'CREATE')
+                         OR pg_catalog.pg_has_role(r.oid, n.nspowner, 'USAGE') OR EXISTS (
                              -- Neither the row type of a table nor an array's, which are not called and not renamed.
                              SELECT FROM pg_catalog.pg_type AS t
                              WHERE t.typnamespace OPERATOR(pg_catalog.=) n.oid AND t.typowner OPERATOR(pg_catalog.=) r.oid
@@ -115,10 +121,9 @@ BEGIN
     LOOP
         CONTINUE WHEN roles IS NULL;
         RAISE WARNING 'temptoken: % may create or rename objects in schema %', roles, schema
-            USING DETAIL = 'Whoever may can have a function or type there called in the place of a function of the extension''s, with '
-                      'the rights of the caller.',
-                  HINT = pg_catalog.format('Create the extension in a schema that you make for it, and keep schema %s out of search '
-                      'paths.', schema);
+            USING DETAIL = 'Whoever may can have a function or type there called in the place of a function of the extension''s, '
+                      'with the rights of the caller.',
+                  HINT = pg_catalog.format('%sKeep schema %s out of search paths.', hint, schema);
     END LOOP;
 END
 $$;

@@ -81,6 +81,10 @@ DROP EXTENSION temptoken;
 CREATE SCHEMA regress_owned AUTHORIZATION regress_owner_of_database;
 CREATE EXTENSION temptoken SCHEMA regress_owned;
 DROP EXTENSION temptoken;
+-- What the owner has revoked from itself, it can grant itself again.
+REVOKE CREATE ON SCHEMA regress_owned FROM regress_owner_of_database;
+CREATE EXTENSION temptoken SCHEMA regress_owned;
+DROP EXTENSION temptoken;
 -- Whoever owns a type in a schema can rename it, without CREATE. A table is none.
 CREATE SCHEMA regress_taken;
 CREATE TABLE regress_taken.harmless (id integer);
