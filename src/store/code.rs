@@ -20,9 +20,13 @@ pub static HAS_CODE: Statement = Statement::reading(
                 AND a.attnum > CASE WHEN $1 = 'temptoken.scopes'::regclass THEN 6 ELSE 8 END
                 AND (a.atthasdef OR a.attidentity <> '' OR a.atttypid >= 16384)
         ) OR EXISTS (
-            SELECT FROM pg_constraint AS c
+            -- OFFSET 0: other tables' constraints are not to be looked at, which waits for locks on those tables, and can fail.
             -- The second way of each is that of quote_all_identifiers.
-            WHERE c.conrelid = ANY (t.oids) AND c.contype NOT IN ('p', 'u', 'n') AND pg_get_constraintdef(c.oid) NOT IN (
+            SELECT FROM (
+                SELECT c.oid FROM pg_constraint AS c
+                WHERE c.conrelid = ANY (t.oids) AND c.contype NOT IN ('p', 'u', 'n') OFFSET 0
+            ) AS c
+            WHERE pg_get_constraintdef(c.oid) NOT IN (
                 'CHECK (isfinite(expires_at))', 'CHECK (\"isfinite\"(\"expires_at\"))',
                 'CHECK (\"temptoken\".\"scope_is_valid\"(\"name\", \"allowed_routes\", \"resource_id_in_path\", \"max_ttl\", \"max_uses\", \"spending_methods\"))',
                 'CHECK (temptoken.scope_is_valid(name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods))')

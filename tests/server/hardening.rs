@@ -553,6 +553,29 @@ fn code_that_comes_with_a_partition_while_a_call_waits_is_seen() {
     assert_eq!(sqlstate(&mut issuer, mint), "42501");
 }
 
+/// A call asks the catalogs about its own tables alone: a lock that any role can take on a table with a CHECK is in nobody's way.
+#[test]
+fn no_lock_on_another_table_holds_up_a_session_with_a_temporary_table() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut eve = cluster.connect("postgres");
+    text(&mut eve, REGISTER);
+    eve.batch_execute(
+        "CREATE ROLE app LOGIN; SELECT temptoken_grant('app', 'issue'), temptoken_grant('app', 'manage');
+         CREATE TABLE hers (i integer CHECK (i > 0))",
+    )
+    .unwrap();
+    eve.batch_execute("BEGIN; LOCK TABLE hers").unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    app.batch_execute("CREATE TEMP TABLE mine (i integer); SET statement_timeout = '10s'").unwrap();
+    for call in [
+        "SELECT temptoken_mint('files', '1', '1 hour')",
+        "SELECT temptoken_delete_by_resource_id('files', '1')",
+        "SELECT temptoken_register_scope('other', ARRAY['GET /other/{id}'], '1 hour', '{id}')",
+    ] {
+        assert_eq!(sqlstate(&mut app, call), "ok", "{call}");
+    }
+}
+
 /// While a deletion looks for tables that refer to tokens, and waits for a lock on each, others come to refer to those.
 #[test]
 fn tables_that_come_to_refer_to_tokens_while_a_deletion_waits_are_seen() {
