@@ -79,6 +79,10 @@ BEGIN
         RAISE EXCEPTION 'temptoken: permission denied to change privileges'
             USING ERRCODE = 'insufficient_privilege', HINT = 'Call it as the owner of the extension.';
     END IF;
+    -- As the other functions: no crash gives back what was taken.
+    IF current_setting('synchronous_commit') = 'off' THEN
+        PERFORM set_config('synchronous_commit', 'local', true);
+    END IF;
     -- One at a time: two GRANTs of one object at once fail with XX000. It holds up no use of the table, and needs a right to write to it.
     EXECUTE format('LOCK TABLE %s IN SHARE UPDATE EXCLUSIVE MODE', scopes);
     FOREACH object IN ARRAY objects LOOP

@@ -258,9 +258,9 @@ fn no_token_is_spilled_to_disk() {
     assert!(!cluster.files_contain(&token.as_bytes()[35..]));
 }
 
-/// What was taken from a token stays taken, whatever the caller's session says of synchronous_commit.
+/// What was taken from a token or a role stays taken, whatever the caller's session says of synchronous_commit.
 #[test]
-fn no_crash_undoes_a_deletion_a_spending_or_a_change_of_scope() {
+fn no_crash_undoes_a_deletion_a_spending_a_change_of_scope_or_a_revocation() {
     let cluster =
         Cluster::with_extension(&["wal_writer_delay = 10s", "autovacuum = off", "temptoken.sweep_interval = 1h"]);
     let mut client = cluster.connect("postgres");
@@ -301,6 +301,12 @@ fn no_crash_undoes_a_deletion_a_spending_or_a_change_of_scope() {
     let not_found = "token_not_found";
     let others = ["token_used_up", "scope_unknown", "route_not_allowed"];
     assert_eq!(taken, [&[not_found; 3][..], &others, &[not_found; 2]].concat());
+    client.batch_execute("CREATE ROLE web; SELECT temptoken_grant('web', 'manage')").unwrap();
+    client.batch_execute("CHECKPOINT").unwrap();
+    client.batch_execute("SELECT temptoken_revoke_grant('web', 'manage')").unwrap();
+    cluster.crash();
+    let may = "SELECT has_table_privilege('web', 'temptoken.active_tokens', 'SELECT')";
+    assert_eq!(text(&mut cluster.connect("postgres"), may), "f");
 }
 
 #[test]
@@ -530,6 +536,7 @@ fn partitions_have_tokens_and_no_default_privileges() {
         ),
         ("CREATE PUBLICATION everything FOR ALL TABLES", "DROP PUBLICATION everything"),
         ("CREATE PUBLICATION one FOR TABLE temptoken.temp_tokens", "DROP PUBLICATION one"),
+        ("CREATE PUBLICATION all_of_it FOR TABLES IN SCHEMA temptoken", "DROP PUBLICATION all_of_it"),
     ] {
         client.batch_execute(unfit).unwrap();
         assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 5)"), "P0001", "{unfit}");
