@@ -28,14 +28,16 @@ AS $$
 DECLARE
     schedule text;
 BEGIN
-    -- A table of that name which is not pg_cron's is not read.
+    -- What has that name and is no table of pg_cron's is not read, nor what an ordinary role has made as an extension of that name.
     IF EXISTS (
         SELECT FROM pg_catalog.pg_depend AS d
         JOIN pg_catalog.pg_extension AS e ON e.oid = d.refobjid
+        JOIN pg_catalog.pg_class AS c ON c.oid = d.objid
+        JOIN pg_catalog.pg_roles AS r ON r.oid = c.relowner AND r.oid = e.extowner
         WHERE d.classid = 'pg_catalog.pg_class'::pg_catalog.regclass
             AND d.objid = pg_catalog.to_regclass('cron.job')
             AND d.refclassid = 'pg_catalog.pg_extension'::pg_catalog.regclass
-            AND d.deptype = 'e' AND e.extname = 'pg_cron'
+            AND d.deptype = 'e' AND e.extname = 'pg_cron' AND c.relkind = 'r' AND r.rolsuper
     ) THEN
         -- A job of another role may fail for want of rights, or be a trap: its role can change it at any time.
         EXECUTE 'SELECT j.schedule FROM cron.job AS j
@@ -115,10 +117,13 @@ BEGIN
     IF schedule IS NULL THEN
         RAISE EXCEPTION 'temptoken: schedule must not be NULL'
             USING ERRCODE = 'null_value_not_allowed', HINT = 'Pass a schedule of pg_cron, such as ''*/5 * * * *''.';
-    ELSIF NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'pg_cron') THEN
+    ELSIF NOT EXISTS (
+        SELECT FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_roles AS r ON r.oid = e.extowner
+        WHERE e.extname = 'pg_cron' AND r.rolsuper
+    ) THEN
         RAISE EXCEPTION 'temptoken: pg_cron is not in this database'
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                DETAIL = 'pg_cron is installed in one database of a server, which cron.database_name names.'
+                DETAIL = 'A superuser installs pg_cron in one database of a server, which cron.database_name names.'
                     || CASE WHEN (SELECT r.rolsuper FROM pg_catalog.pg_roles AS r WHERE r.rolname = CURRENT_USER)
                         THEN ' A superuser''s job runs with those rights whatever later has these names: '
                             'call this as a role that has ''manage'' and nothing else.'
@@ -145,10 +150,13 @@ DECLARE
     name CONSTANT text := 'temptoken sweep of ' || pg_catalog.current_database();
     jobs bigint;
 BEGIN
-    IF NOT EXISTS (SELECT FROM pg_catalog.pg_extension AS e WHERE e.extname = 'pg_cron') THEN
+    IF NOT EXISTS (
+        SELECT FROM pg_catalog.pg_extension AS e JOIN pg_catalog.pg_roles AS r ON r.oid = e.extowner
+        WHERE e.extname = 'pg_cron' AND r.rolsuper
+    ) THEN
         RAISE EXCEPTION 'temptoken: pg_cron is not in this database'
             USING ERRCODE = 'object_not_in_prerequisite_state',
-                DETAIL = 'pg_cron is installed in one database of a server, which cron.database_name names.',
+                DETAIL = 'A superuser installs pg_cron in one database of a server, which cron.database_name names.',
                 HINT = pg_catalog.format(
                     'In that database run: SELECT cron.unschedule(jobid) FROM cron.job WHERE jobname = %L', name);
     END IF;

@@ -272,7 +272,7 @@ fn delete_by_resource_id_trigger(call: &Call<'_>, (): ()) -> Answer {
     let (scope, column) = trigger.two_arguments().ok_or(Kind::TriggerArguments)?;
     match trigger.old_value(column) {
         ColumnText::Unfit => return Err(Error::trigger_column(column.to_bytes())),
-        ColumnText::Null => {}
+        ColumnText::Null | ColumnText::Value(b"") => {}
         ColumnText::Value(resource_id) => _ = tokens::delete_by_resource_id(scope.to_bytes(), resource_id)?,
     }
     nothing()

@@ -197,6 +197,22 @@ pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
     }
 }
 
+/// Whether a partition or child table of table `relation` belongs to an ordinary role other than the owner. Code on it runs when a
+/// statement that reads `relation` is planned. None of them is locked.
+///
+/// # Safety
+/// Within a transaction. An error leaves by longjmp.
+pub(super) unsafe fn has_child_of_another(relation: Oid) -> bool {
+    let describe = |class: &pg_sys::FormData_pg_class| (class.relowner, class.relhassubclass);
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let describe = |table| of_catalog(pg_sys::SysCacheIdentifier::RELOID, table, describe);
+        let Some((owner, true)) = describe(relation) else { return false };
+        let is_of_another = |child| describe(child).is_some_and(|(by, _)| by != owner && !pg_sys::superuser_arg(by));
+        oids(ffi::find_all_inheritors(relation, pg_sys::NoLock as pg_sys::LOCKMODE, ptr::null_mut())).any(is_of_another)
+    }
+}
+
 /// Locks table `relation`, its partitions and its child tables, which it returns. While one of the locks is waited for, others may
 /// come: they are looked for until there are none.
 ///

@@ -154,6 +154,17 @@ fn only_a_job_that_sweeps_this_database_for_certain_counts() {
     assert_eq!(scheduled(&mut client), None);
     holder.batch_execute("ROLLBACK").unwrap();
     assert_eq!(scheduled(&mut client).unwrap(), "4 * * * *");
+    // An extension of that name that an ordinary role has made is not pg_cron.
+    let owned_by =
+        |role: &str| format!("UPDATE pg_extension SET extowner = '{role}'::regrole WHERE extname = 'pg_cron'");
+    client.batch_execute(&owned_by("owner")).unwrap();
+    assert_eq!(scheduled(&mut client), None);
+    for call in [SCHEDULE, UNSCHEDULE] {
+        hinted(&mut client, call);
+    }
+    let superuser = text(&mut client, "SELECT current_user");
+    client.batch_execute(&owned_by(&superuser)).unwrap();
+    assert_eq!(scheduled(&mut client).unwrap(), "4 * * * *");
     // Nor does a table count that is not pg_cron's, though pg_cron is there.
     client
         .batch_execute(

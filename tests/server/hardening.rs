@@ -553,6 +553,50 @@ fn code_that_comes_with_a_partition_while_a_call_waits_is_seen() {
     assert_eq!(sqlstate(&mut issuer, mint), "42501");
 }
 
+/// A CHECK of a partition's is simplified when a statement on the whole table is planned, whatever that does.
+#[test]
+fn the_owner_of_a_partition_gets_no_rights_of_whoever_reads() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1s"]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    let token = text(&mut client, "SELECT temptoken_mint('files', '1', '1 hour')");
+    cluster.run_script("postgres", &common::partitioning());
+    let prepare = "CREATE ROLE eve; CREATE SCHEMA eve AUTHORIZATION eve; GRANT USAGE ON SCHEMA temptoken TO eve;
+                   CREATE ROLE app LOGIN;
+                   SELECT temptoken_grant('app', p) FROM unnest('{validate,manage,monitor}'::text[]) AS p;
+                   ALTER TABLE temptoken.temp_tokens_rest OWNER TO eve;
+                   SET SESSION AUTHORIZATION eve;
+                   CREATE TABLE eve.acting (role text);
+                   CREATE FUNCTION eve.note() RETURNS boolean LANGUAGE plpgsql AS $$
+                   BEGIN INSERT INTO eve.acting VALUES (current_user); RETURN true; END $$;
+                   CREATE FUNCTION eve.holds(integer) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+                   $$ BEGIN RETURN eve.note(); END $$;
+                   ALTER TABLE temptoken.temp_tokens_rest ADD CHECK (eve.holds(1));
+                   TRUNCATE eve.acting;
+                   RESET SESSION AUTHORIZATION";
+    client.batch_execute(prepare).unwrap();
+    let mut app = cluster.connect_as("app", "postgres");
+    for call in [
+        format!("temptoken_try_validate('{token}', 'GET', '/files/1')"),
+        format!("temptoken_peek('{token}', 'GET', '/files/1')"),
+        format!("temptoken_introspect('{token}')"),
+        "temptoken_stats()".to_owned(),
+        "temptoken_delete_by_resource_id('files', '1')".to_owned(),
+    ] {
+        assert_eq!(sqlstate(&mut app, &format!("SELECT * FROM {call}")), "42501", "{call}");
+    }
+    let status = "SELECT rows_waiting IS NULL FROM temptoken_sweep_status() WHERE last_error LIKE '%ordinary role%'";
+    assert_eq!(common::wait_for("the worker says so", || value(&mut app, status)), "t");
+    assert_eq!(text(&mut client, "SELECT count(*) FROM eve.acting"), "0");
+    let take_back = "BEGIN;
+                     LOCK TABLE temptoken.temp_tokens, temptoken.temp_tokens_rest IN ACCESS EXCLUSIVE MODE;
+                     ALTER TABLE temptoken.temp_tokens_rest DROP CONSTRAINT temp_tokens_rest_check, OWNER TO CURRENT_USER;
+                     COMMIT";
+    client.batch_execute(take_back).unwrap();
+    let validate = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/1')).status");
+    assert_eq!(text(&mut app, &validate), "ok");
+}
+
 /// A call asks the catalogs about its own tables alone: a lock that any role can take on a table with a CHECK is in nobody's way.
 #[test]
 fn no_lock_on_another_table_holds_up_a_session_with_a_temporary_table() {

@@ -29,9 +29,18 @@ DELETE FROM public.regress_flow WHERE id = 'c';
 SELECT pg_temp.left_over();
 ROLLBACK;
 SELECT pg_temp.left_over();
--- NULL is no resource.
+-- NULL is no resource, and an empty text is none: tokens without a resource stay.
 DELETE FROM public.regress_flow WHERE id IS NULL;
 SELECT pg_temp.left_over();
+BEGIN;
+SELECT public.temptoken_register_scope('links', ARRAY['GET /links'], '1 hour');
+SELECT length(public.temptoken_mint('links', '', '1 hour'));
+CREATE TRIGGER ended_link AFTER DELETE ON public.regress_flow
+    FOR EACH ROW EXECUTE FUNCTION public.temptoken_delete_by_resource_id_trigger('links', 'id');
+INSERT INTO public.regress_flow (id) VALUES ('');
+DELETE FROM public.regress_flow WHERE id = '';
+SELECT count(*) FROM temptoken.temp_tokens WHERE scope = 'links';
+ROLLBACK;
 
 -- A role that may change the table needs no other right.
 CREATE ROLE regress_app;
