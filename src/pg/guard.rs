@@ -17,7 +17,7 @@ use pgrx::pg_sys::{self, Oid};
 use super::datum::{Boolean, Int8};
 use super::ffi;
 use super::owner::Roles;
-use super::relation::{has_child_of_another, lock_with_children, of_catalog, oids, reaches_others};
+use super::relation::{has_relative_of_another, lock_with_children, of_catalog, oids, reaches_others};
 use super::report::Report;
 use super::statement::Statement;
 
@@ -147,7 +147,7 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
         }
         if writes && reaches_others(relation) {
             refuse_reached_table(guard, relation);
-        } else if !writes && has_child_of_another(relation) {
+        } else if !writes && has_relative_of_another(relation) {
             refuse(|guard| guard.reached_table);
         }
         if has_temporary_object_of_another(roles.owner) {

@@ -165,8 +165,8 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
     })
 }
 
-/// Whether writing to table `relation` may set off code of others than its owner: a foreign key leads to it or to a partition or
-/// child table of it, or one of these has another owner or a trigger whose function has. They are locked for writing until the
+/// Whether writing to table `relation` may set off code of others than its owner: it is a partition, a foreign key leads to it or to
+/// a partition or child table of it, or one of these has another owner or a trigger whose function has. They are locked for writing until the
 /// transaction ends.
 ///
 /// # Safety
@@ -186,30 +186,38 @@ pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
     unsafe {
         let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
         let describe = |table: pg_sys::Relation| {
-            let pg_sys::FormData_pg_class { relowner, relhassubclass, .. } = *(*table).rd_rel;
-            (relowner, relhassubclass, triggers(table).iter().any(|trigger| leads_on(trigger, relowner)))
+            let pg_sys::FormData_pg_class { relowner, relhassubclass, relispartition, .. } = *(*table).rd_rel;
+            (
+                relowner,
+                relhassubclass,
+                relispartition,
+                triggers(table).iter().any(|trigger| leads_on(trigger, relowner)),
+            )
         };
-        let Ok((owner, has_children, leads)) = of_table(relation, describe) else { return false };
+        let Ok((owner, has_children, is_partition, leads)) = of_table(relation, describe) else { return false };
         leads
+            || is_partition
             || has_children
                 && lock_with_children(relation, lock)
-                    .any(|child| of_table(child, describe).is_ok_and(|(of, _, leads)| of != owner || leads))
+                    .any(|child| of_table(child, describe).is_ok_and(|(of, .., leads)| of != owner || leads))
     }
 }
 
-/// Whether a partition or child table of table `relation` belongs to an ordinary role other than the owner. Code on it runs when a
-/// statement that reads `relation` is planned. None of them is locked.
+/// Whether a partition or child table of table `relation`, or a table that it is a partition of, belongs to an ordinary role other
+/// than the owner. Code on these runs when a statement that reads `relation` is planned. None of them is locked.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
-pub(super) unsafe fn has_child_of_another(relation: Oid) -> bool {
-    let describe = |class: &pg_sys::FormData_pg_class| (class.relowner, class.relhassubclass);
+pub(super) unsafe fn has_relative_of_another(relation: Oid) -> bool {
+    let class = |class: &pg_sys::FormData_pg_class| (class.relowner, class.relhassubclass, class.relispartition);
     // SAFETY: by the caller's promise.
     unsafe {
-        let describe = |table| of_catalog(pg_sys::SysCacheIdentifier::RELOID, table, describe);
-        let Some((owner, true)) = describe(relation) else { return false };
-        let is_of_another = |child| describe(child).is_some_and(|(by, _)| by != owner && !pg_sys::superuser_arg(by));
-        oids(ffi::find_all_inheritors(relation, pg_sys::NoLock as pg_sys::LOCKMODE, ptr::null_mut())).any(is_of_another)
+        let describe = |table| of_catalog(pg_sys::SysCacheIdentifier::RELOID, table, class);
+        let Some((owner, has_children, is_partition)) = describe(relation) else { return false };
+        let is_of_another = |table| describe(table).is_some_and(|(by, ..)| by != owner && !pg_sys::superuser_arg(by));
+        let no_lock = pg_sys::NoLock as pg_sys::LOCKMODE;
+        has_children && oids(ffi::find_all_inheritors(relation, no_lock, ptr::null_mut())).any(is_of_another)
+            || is_partition && oids(ffi::get_partition_ancestors(relation)).any(is_of_another)
     }
 }
 

@@ -597,6 +597,33 @@ fn the_owner_of_a_partition_gets_no_rights_of_whoever_reads() {
     assert_eq!(text(&mut app, &validate), "ok");
 }
 
+/// What a partition holds is checked by the key of the table that it is a partition of.
+#[test]
+fn the_owner_of_a_table_that_ours_is_a_partition_of_gets_no_rights() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "CREATE ROLE eve; CREATE SCHEMA eve AUTHORIZATION eve; GRANT USAGE ON SCHEMA temptoken TO eve;
+             CREATE TABLE eve.acting (role text); ALTER TABLE eve.acting OWNER TO eve;
+             CREATE TABLE eve.tokens (LIKE temptoken.temp_tokens); ALTER TABLE eve.tokens OWNER TO eve;
+             SET SESSION AUTHORIZATION eve;
+             CREATE FUNCTION eve.note() RETURNS integer LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO eve.acting VALUES (current_user); RETURN 1; END $$;
+             CREATE FUNCTION eve.key(text) RETURNS integer LANGUAGE plpgsql IMMUTABLE AS $$ BEGIN RETURN eve.note(); END $$;
+             CREATE TABLE eve.all_tokens (LIKE eve.tokens) PARTITION BY LIST (eve.key(scope));
+             RESET SESSION AUTHORIZATION;
+             ALTER TABLE eve.all_tokens ATTACH PARTITION temptoken.temp_tokens FOR VALUES IN (1);
+             SET constraint_exclusion = on",
+        )
+        .unwrap();
+    for call in ["SELECT temptoken_mint('files', '1', '1 hour')", "SELECT count(*) FROM temptoken_stats()"] {
+        assert_eq!(sqlstate(&mut client, call), "42501", "{call}");
+    }
+    assert_eq!(text(&mut client, "SELECT count(*) FROM eve.acting"), "0");
+}
+
 /// A call asks the catalogs about its own tables alone: a lock that any role can take on a table with a CHECK is in nobody's way.
 #[test]
 fn no_lock_on_another_table_holds_up_a_session_with_a_temporary_table() {
