@@ -52,7 +52,7 @@ $$;
 GRANT EXECUTE ON FUNCTION @extschema@.temptoken_stats(), @extschema@.temptoken_sweep_status() TO pg_monitor;
 
 -- A function of such a name that was here before could be called in the place of one of these, with other argument types too. So
--- could a type: f('…') is a cast to a type f, where no function has the very types of the arguments.
+-- could a type: f('...') is a cast to a type f, where no function has the very types of the arguments.
 DO LANGUAGE plpgsql $$
 DECLARE
     other text;

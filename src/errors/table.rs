@@ -85,10 +85,10 @@ table! {
         "Log in as an ordinary role, or drop the owner's code on the tables, and give them to a superuser. The code could get \
          at the rights of this session.";
     ReachedTable: "insufficient_privilege", b"42501",
-        "a table that a deletion of tokens can reach, or the function of a trigger on it, belongs to an ordinary role",
-        "It runs with the rights of the owner of the extension's tables. Drop the trigger or the foreign key. Or read what it \
-         does, and give the functions of triggers on these, tables with a foreign key to these, their partitions and parents, \
-         and the functions of their triggers to that owner or a superuser.";
+        "a table that foreign keys or partitions tie to the extension's, or the function of a trigger on it, belongs to an ordinary role",
+        "Its code runs with the rights of the owner of the extension's tables, or amid theirs. Drop the trigger or the foreign \
+         key. Or lock the table, its partitions and parents, drop what calls functions of other roles there (triggers, rules, \
+         constraints, defaults, indexes, statistics), and then give them to that owner or a superuser, in one transaction.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",

@@ -165,17 +165,17 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
     })
 }
 
-/// Whether writing to table `relation` may set off code of others than its owner: it is a partition, a foreign key leads to it or to
-/// a partition or child table of it, or one of these has another owner or a trigger whose function has. They are locked for writing until the
+/// Whether writing to table `relation` may set off code of others than its owner: it is a partition, a foreign key leads to or from it
+/// or a partition or child table of it, or one of these has another owner or a trigger whose function has. They are locked for writing until the
 /// transaction ends.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
 pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
-    // A foreign key has triggers of its own on both tables, one of them on deletion here. Who attached another one is not known.
+    // A foreign key has triggers of its own on both tables. Who attached another one is not known.
     let leads_on = |trigger: &pg_sys::Trigger, owner: Oid| {
         if trigger.tgisinternal {
-            return i32::from(trigger.tgtype) & pg_sys::TRIGGER_TYPE_DELETE as i32 != 0;
+            return true;
         }
         let owner_of = |function: &pg_sys::FormData_pg_proc| function.proowner;
         // SAFETY: within a transaction.

@@ -69,8 +69,9 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
 
 /// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions, and the parents of
 /// all, whose owners make triggers and checks for their partitions: the oid, and whether the table, or the function of a trigger
-/// on it, belongs to an ordinary role other than the owner of $1. Other triggers than those of foreign keys are not followed, and
-/// functions that other code calls are not looked at.
+/// on it, belongs to an ordinary role other than the owner of $1; of the table of oid $1 and its partitions also, whether one that
+/// they refer to does, or a partition of that, which is read as its owner meanwhile. Other triggers than those of foreign keys are
+/// not followed, and functions that other code calls are not looked at.
 pub static REACHED: Statement = Statement::reading(
     c"
     WITH RECURSIVE reached (oid) AS (
@@ -81,11 +82,23 @@ pub static REACHED: Statement = Statement::reading(
             UNION ALL SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = reached.oid
             UNION ALL SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = reached.oid
         ) AS next (oid)
+    ), referred (oid) AS (
+        -- OFFSET 0: the partitions of other tables are not to be looked at, which locks them.
+        SELECT next.oid
+        FROM (
+            SELECT c.confrelid FROM pg_constraint AS c
+            WHERE c.contype = 'f' AND c.conrelid IN (SELECT $1 UNION SELECT p.relid FROM pg_partition_tree($1) AS p) OFFSET 0
+        ) AS k CROSS JOIN LATERAL (
+            SELECT k.confrelid UNION ALL SELECT p.relid FROM pg_partition_tree(k.confrelid) AS p
+        ) AS next (oid)
     )
     SELECT c.oid::bigint, EXISTS (
         SELECT FROM pg_roles AS r
         WHERE NOT r.rolsuper AND r.oid <> t.relowner AND (r.oid = c.relowner OR r.oid IN (
             SELECT f.proowner FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid WHERE g.tgrelid = c.oid))
+    ) OR EXISTS (
+        SELECT FROM referred JOIN pg_class AS d ON d.oid = referred.oid JOIN pg_roles AS r ON r.oid = d.relowner
+        WHERE NOT r.rolsuper AND r.oid <> t.relowner
     )
     FROM pg_class AS t, reached JOIN pg_class AS c ON c.oid = reached.oid
     WHERE t.oid = $1

@@ -41,6 +41,8 @@ const OVERRIDES: &[(&CStr, &CStr)] = &[
     (c"transaction_timeout", c"0"),
     (c"restrict_nonsystem_relation_kind", c""),
     (c"session_replication_role", c"origin"),
+    // Every database has a conversion to it.
+    (c"client_encoding", c"SQL_ASCII"),
     // An error is for `catch`.
     (c"exit_on_error", c"off"),
     // If a crash undoes a sweep, the next sweep repeats it.

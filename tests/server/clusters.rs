@@ -313,6 +313,13 @@ fn no_crash_undoes_a_deletion_a_spending_a_change_of_scope_or_a_revocation() {
 fn any_encoding_and_any_bytes() {
     let cluster = Cluster::with_extension(&["temptoken.sweep_interval = 1s"]);
     let mut postgres = cluster.connect("postgres");
+    // These check every byte of the install script.
+    for encoding in ["EUC_CN", "EUC_JIS_2004", "EUC_JP", "EUC_KR", "EUC_TW", "KOI8R", "WIN1252"] {
+        let database = encoding.to_lowercase();
+        let create = format!("CREATE DATABASE {database} ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0");
+        postgres.batch_execute(&create).unwrap();
+        cluster.connect(&database).batch_execute("CREATE EXTENSION temptoken").unwrap();
+    }
     for encoding in ["SQL_ASCII", "LATIN1", "UTF8"] {
         let database = encoding.to_lowercase();
         postgres
@@ -515,7 +522,11 @@ fn partitions_have_tokens_and_no_default_privileges() {
     assert_eq!(text(&mut client, owners), "1");
     assert_eq!(text(&mut client, granted), "usual");
     assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "7");
-    client.batch_execute("SET ROLE partitioner; SELECT partitions.drop_past(); RESET ROLE").unwrap();
+    client.batch_execute("SET ROLE partitioner; SELECT partitions.drop_past()").unwrap();
+    for ahead in ["-1", "61", "NULL"] {
+        assert_eq!(sqlstate(&mut client, &format!("SELECT partitions.add_days({ahead})")), "P0001", "{ahead}");
+    }
+    client.batch_execute("RESET ROLE").unwrap();
     assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "6");
     let status = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");
     assert_eq!(text(&mut client, &status), "ok");

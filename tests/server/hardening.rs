@@ -597,6 +597,48 @@ fn the_owner_of_a_partition_gets_no_rights_of_whoever_reads() {
     assert_eq!(text(&mut app, &validate), "ok");
 }
 
+/// A foreign key of the tokens' own is checked as the owner of the table that it leads to, in the midst of a statement of ours.
+#[test]
+fn the_owner_of_a_table_that_tokens_refer_to_gets_no_rights() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "CREATE ROLE eve LOGIN; CREATE SCHEMA eve AUTHORIZATION eve; SELECT temptoken_grant('eve', 'issue');
+             CREATE TABLE public.audit_log (id uuid);
+             CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$
+             BEGIN INSERT INTO audit_log VALUES (NEW.id); RETURN NULL; END $$;
+             CREATE TRIGGER note AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION public.note();
+             SET SESSION AUTHORIZATION eve;
+             CREATE TABLE eve.files (id text) PARTITION BY LIST (id);
+             CREATE TABLE eve.file PARTITION OF eve.files FOR VALUES IN ('42');
+             ALTER TABLE eve.files ADD PRIMARY KEY (id);
+             INSERT INTO eve.files VALUES ('42');
+             CREATE FUNCTION eve.go() RETURNS boolean LANGUAGE plpgsql AS $$
+             BEGIN CREATE TEMP TABLE audit_log (id uuid); RETURN true; END $$;
+             CREATE FUNCTION eve.holds(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+             $$ BEGIN RETURN true; END $$;
+             CREATE INDEX ON eve.file (id) WHERE eve.holds('x');
+             CREATE OR REPLACE FUNCTION eve.holds(text) RETURNS boolean LANGUAGE plpgsql IMMUTABLE AS
+             $$ BEGIN RETURN eve.go(); END $$;
+             RESET SESSION AUTHORIZATION;
+             ALTER TABLE temptoken.temp_tokens ADD FOREIGN KEY (resource_id) REFERENCES eve.files ON DELETE CASCADE",
+        )
+        .unwrap();
+    let mint = "SELECT temptoken_mint('files', '42', '1 hour')";
+    let temporary = "SELECT to_regclass('pg_temp.audit_log') IS NULL";
+    for give in ["", "ALTER TABLE eve.files OWNER TO CURRENT_USER"] {
+        client.batch_execute(give).unwrap();
+        let mut eve = cluster.connect_as("eve", "postgres");
+        assert_eq!(sqlstate(&mut eve, mint), "42501", "{give}");
+        assert_eq!(text(&mut eve, temporary), "t", "{give}");
+    }
+    client.batch_execute("ALTER TABLE eve.file OWNER TO CURRENT_USER; DROP INDEX eve.file_id_idx").unwrap();
+    client.batch_execute("DROP TRIGGER note ON temptoken.temp_tokens").unwrap();
+    assert_eq!(sqlstate(&mut cluster.connect_as("eve", "postgres"), mint), "ok");
+}
+
 /// What a partition holds is checked by the key of the table that it is a partition of.
 #[test]
 fn the_owner_of_a_table_that_ours_is_a_partition_of_gets_no_rights() {

@@ -401,6 +401,13 @@ fn no_setting_of_a_role_stops_the_worker() {
         wait_until(&format!("it has swept all the same, {target}"), || has_tokens(&mut client, 0));
         client.batch_execute(&format!("ALTER {target} RESET ALL")).unwrap();
     }
+    // An encoding is checked where it is set, and another database has more conversions.
+    client.batch_execute("CREATE DATABASE ascii ENCODING 'SQL_ASCII' LOCALE 'C' TEMPLATE template0").unwrap();
+    let encoding = "ALTER DATABASE postgres SET client_encoding = 'MULE_INTERNAL'";
+    cluster.connect("ascii").batch_execute(encoding).unwrap();
+    mint(&mut client, 50, "1 millisecond");
+    wait_until("it has swept all the same, client_encoding", || has_tokens(&mut client, 0));
+    client.batch_execute("ALTER DATABASE postgres RESET client_encoding").unwrap();
     // Nor does it when nobody is let in.
     client
         .batch_execute(
