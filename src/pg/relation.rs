@@ -166,7 +166,7 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
 }
 
 /// Whether writing to table `relation` may set off code of others than its owner: it is a partition, a foreign key leads to or from it
-/// or a partition or child table of it, or one of these has another owner or a trigger whose function has. They are locked for writing until the
+/// or a partition or child table of it, or one of these has another owner, a trigger whose function has, or one with a condition. They are locked for writing until the
 /// transaction ends.
 ///
 /// # Safety
@@ -174,7 +174,7 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
 pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
     // A foreign key has triggers of its own on both tables. Who attached another one is not known.
     let leads_on = |trigger: &pg_sys::Trigger, owner: Oid| {
-        if trigger.tgisinternal {
+        if trigger.tgisinternal || !trigger.tgqual.is_null() {
             return true;
         }
         let owner_of = |function: &pg_sys::FormData_pg_proc| function.proowner;

@@ -68,10 +68,15 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
 );
 
 /// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions, and the parents of
-/// all, whose owners make triggers and checks for their partitions: the oid, and whether the table, or the function of a trigger
-/// on it, belongs to an ordinary role other than the owner of $1; of the table of oid $1 and its partitions also, whether one that
-/// they refer to does, or a partition of that, which is read as its owner meanwhile. Other triggers than those of foreign keys are
-/// not followed, and functions that other code calls are not looked at.
+/// all, whose owners make triggers and checks for their partitions: the oid, and whether code of others runs amid ours there. That is
+/// so where
+/// - the table belongs to an ordinary role other than the owner of $1,
+/// - a trigger, rule, constraint, default, index, statistic, key of partitions or column of it uses a function, type, operator or
+///   operator class of an ordinary role other than the owner of the table, as whom it runs,
+/// - a table that $1 or its partitions refer to, or a partition of that, belongs to an ordinary role other than the owner of $1: it
+///   is read as its owner.
+///
+/// Functions that other functions call are not looked at.
 pub static REACHED: Statement = Statement::reading(
     c"
     WITH RECURSIVE reached (oid) AS (
@@ -93,9 +98,22 @@ pub static REACHED: Statement = Statement::reading(
         ) AS next (oid)
     )
     SELECT c.oid::bigint, EXISTS (
-        SELECT FROM pg_roles AS r
-        WHERE NOT r.rolsuper AND r.oid <> t.relowner AND (r.oid = c.relowner OR r.oid IN (
-            SELECT f.proowner FROM pg_trigger AS g JOIN pg_proc AS f ON f.oid = g.tgfoid WHERE g.tgrelid = c.oid))
+        SELECT FROM pg_roles AS r WHERE NOT r.rolsuper AND r.oid = c.relowner AND r.oid <> t.relowner
+    ) OR EXISTS (
+        -- What hangs on the table, and what it uses.
+        SELECT FROM (
+            SELECT 'pg_class'::regclass AS classid, c.oid
+            UNION ALL
+            SELECT d.classid, d.objid FROM pg_depend AS d
+            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')
+        ) AS code JOIN pg_depend AS d ON d.classid = code.classid AND d.objid = code.oid
+        CROSS JOIN LATERAL (
+            SELECT f.proowner FROM pg_proc AS f WHERE d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
+            UNION ALL SELECT y.typowner FROM pg_type AS y WHERE d.refclassid = 'pg_type'::regclass AND y.oid = d.refobjid
+            UNION ALL SELECT o.oprowner FROM pg_operator AS o WHERE d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
+            UNION ALL SELECT o.opcowner FROM pg_opclass AS o WHERE d.refclassid = 'pg_opclass'::regclass AND o.oid = d.refobjid
+        ) AS used (by) JOIN pg_roles AS r ON r.oid = used.by
+        WHERE NOT r.rolsuper AND r.oid <> c.relowner
     ) OR EXISTS (
         SELECT FROM referred JOIN pg_class AS d ON d.oid = referred.oid JOIN pg_roles AS r ON r.oid = d.relowner
         WHERE NOT r.rolsuper AND r.oid <> t.relowner

@@ -523,6 +523,9 @@ fn partitions_have_tokens_and_no_default_privileges() {
     assert_eq!(text(&mut client, granted), "usual");
     assert_eq!(text(&mut client, "SELECT count(*) FROM pg_partition_tree('temptoken.temp_tokens')"), "7");
     client.batch_execute("SET ROLE partitioner; SELECT partitions.drop_past()").unwrap();
+    let mut job = cluster.connect("postgres");
+    job.batch_execute("SET SESSION AUTHORIZATION partitioner; CREATE TEMP TABLE mine (id uuid)").unwrap();
+    assert_eq!(sqlstate(&mut job, "SELECT partitions.add_days(ahead => 3)"), "P0001");
     for ahead in ["-1", "61", "NULL"] {
         assert_eq!(sqlstate(&mut client, &format!("SELECT partitions.add_days({ahead})")), "P0001", "{ahead}");
     }

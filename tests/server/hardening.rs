@@ -639,6 +639,54 @@ fn the_owner_of_a_table_that_tokens_refer_to_gets_no_rights() {
     assert_eq!(sqlstate(&mut cluster.connect_as("eve", "postgres"), mint), "ok");
 }
 
+/// The table belongs to the owner of the tokens. What calls a function of another role, or has a type of one, is that role's code.
+#[test]
+fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    text(&mut client, REGISTER);
+    client
+        .batch_execute(
+            "CREATE ROLE eve; CREATE SCHEMA eve AUTHORIZATION eve; CREATE SCHEMA app; GRANT USAGE ON SCHEMA app TO eve;
+             SET SESSION AUTHORIZATION eve;
+             CREATE FUNCTION eve.holds() RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
+             CREATE FUNCTION eve.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE DOMAIN eve.text AS text;
+             RESET SESSION AUTHORIZATION;
+             CREATE OPERATOR CLASS app.uuid_ops FOR TYPE uuid USING hash AS OPERATOR 1 =, FUNCTION 1 uuid_hash(uuid);
+             ALTER OPERATOR CLASS app.uuid_ops USING hash OWNER TO eve",
+        )
+        .unwrap();
+    let mint = "SELECT temptoken_mint('files', '42', '1 hour')";
+    let trigger = "AFTER DELETE ON app.opened FOR EACH ROW";
+    for code in [
+        &*format!("CREATE TRIGGER t {trigger} EXECUTE FUNCTION eve.note()"),
+        &format!("CREATE TRIGGER t {trigger} WHEN (eve.holds()) EXECUTE FUNCTION suppress_redundant_updates_trigger()"),
+        "CREATE RULE r AS ON DELETE TO app.opened WHERE eve.holds() DO ALSO SELECT 1",
+        "ALTER TABLE app.opened ADD CHECK (eve.holds())",
+        "ALTER TABLE app.opened ADD COLUMN is_seen boolean DEFAULT eve.holds()",
+        "ALTER TABLE app.opened ADD COLUMN note eve.text",
+        "CREATE INDEX ON app.opened (token) WHERE eve.holds()",
+        "CREATE INDEX ON app.opened USING hash (token app.uuid_ops)",
+        "CREATE STATISTICS app.s ON (eve.holds()::text || token::text) FROM app.opened",
+    ] {
+        let table = "CREATE TABLE app.opened (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE)";
+        client.batch_execute(table).unwrap();
+        assert_eq!(sqlstate(&mut client, mint), "ok", "{code}");
+        client.batch_execute(code).unwrap();
+        assert_eq!(sqlstate(&mut client, mint), "42501", "{code}");
+        client.batch_execute("DROP TABLE app.opened").unwrap();
+    }
+    // On the extension's own tables a trigger's condition is looked at too.
+    client
+        .batch_execute(
+            "CREATE TRIGGER t AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW WHEN (eve.holds())
+             EXECUTE FUNCTION suppress_redundant_updates_trigger()",
+        )
+        .unwrap();
+    assert_eq!(sqlstate(&mut client, mint), "42501");
+}
+
 /// What a partition holds is checked by the key of the table that it is a partition of.
 #[test]
 fn the_owner_of_a_table_that_ours_is_a_partition_of_gets_no_rights() {
