@@ -19,7 +19,7 @@ use super::ffi;
 use super::owner::Roles;
 use super::relation::{has_relative_of_another, lock_with_children, of_catalog, oids, reaches_others};
 use super::report::Report;
-use super::statement::Statement;
+use super::statement::{Effect, Statement};
 
 /// A bit of our own in the security context (miscadmin.h), set while we act as an owner. PostgreSQL restores it with the
 /// user when a transaction or savepoint is rolled back.
@@ -128,13 +128,13 @@ unsafe fn names_another(query: *mut pg_sys::Query, table: Oid) -> bool {
     }
 }
 
-/// Runs `work`, a statement on table `relation` that `writes` or reads, unless code on the table is not to run in this session:
+/// Runs `work`, a statement on table `relation` of this effect, unless code on the table is not to run in this session:
 /// since it has a temporary object that the code may take for its own, or since the owner is no superuser and whoever calls may
 /// be one. Code that a superuser has run can leave more behind than can be looked for, and can be made while the statement waits.
 ///
 /// # Safety
 /// Acting as the owner. An error leaves by longjmp.
-pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work: impl FnOnce() -> R) -> R {
+pub(super) unsafe fn guarded<R>(relation: Oid, effect: Effect, roles: Roles, work: impl FnOnce() -> R) -> R {
     let Some(guard) = GUARD.get() else { return work() };
     // SAFETY: by the caller's promise. A session's role in the list of processes is the one that has logged in; a worker has none.
     unsafe {
@@ -145,10 +145,12 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
         {
             refuse(|guard| guard.ordinary_owner);
         }
-        if writes && reaches_others(relation) {
-            refuse_reached_table(guard, relation);
-        } else if !writes && has_relative_of_another(relation) {
-            refuse(|guard| guard.reached_table);
+        if effect == Effect::Reads {
+            if has_relative_of_another(relation) {
+                refuse(|guard| guard.reached_table);
+            }
+        } else if reaches_others(relation) {
+            refuse_reached_table(guard, relation, effect == Effect::Deletes);
         }
         if has_temporary_object_of_another(roles.owner) {
             // A look that waits for a partition does not see what was done there meanwhile.
@@ -162,11 +164,12 @@ pub(super) unsafe fn guarded<R>(relation: Oid, writes: bool, roles: Roles, work:
 }
 
 /// Raises an error if a deletion from table `relation` may reach a table of an ordinary role other than the owner, by foreign
-/// keys and partitions. The triggers there run with the owner's rights, and before PostgreSQL 18 deferred ones too.
+/// keys and partitions. The triggers there run with the owner's rights, and before PostgreSQL 18 deferred ones too. What `deletes`
+/// itself locks these tables, as it would in the end; what does not may set off a trigger of the owner's that does.
 ///
 /// # Safety
 /// As of [`guarded`].
-unsafe fn refuse_reached_table(guard: &Guard, relation: Oid) {
+unsafe fn refuse_reached_table(guard: &Guard, relation: Oid, deletes: bool) {
     let (mut locked, mut is_of_another) = (ptr::null_mut::<pg_sys::List>(), false);
     // SAFETY: by the caller's promise. Lists of oids can be compared.
     unsafe {
@@ -174,10 +177,12 @@ unsafe fn refuse_reached_table(guard: &Guard, relation: Oid) {
         loop {
             let mut found = ptr::null_mut();
             guard.reached.execute(&[Some(relation.into())], &mut |row| {
-                // The mode of a deletion. With it no other table comes to refer to this one while the statement waits for a row.
-                let oid = Oid::from(row.get::<Int8>(1).unwrap_or_default() as u32);
-                pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
-                found = pg_sys::lappend_oid(found, oid);
+                if deletes {
+                    // The mode of a deletion. With it no other table comes to refer to this one while the statement waits for a row.
+                    let oid = Oid::from(row.get::<Int8>(1).unwrap_or_default() as u32);
+                    pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
+                    found = pg_sys::lappend_oid(found, oid);
+                }
                 is_of_another |= row.get::<Boolean>(2) == Some(true);
             });
             if pg_sys::equal(found.cast(), locked.cast()) {

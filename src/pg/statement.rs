@@ -19,28 +19,43 @@ use super::session::commit_durably;
 /// What a statement may need in small pieces: that an error in it can be copied depends on some being left.
 const MEMORY: usize = 1 << 20;
 
+/// What a statement does with the rows of its table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Effect {
+    Reads,
+    /// Inserts or updates, or locks rows.
+    Writes,
+    Deletes,
+}
+
 /// A statement on one table that is planned once a session. The table is qualified in it; functions and operators are
 /// PostgreSQL's own, since it runs under the search path `pg_catalog, pg_temp`.
 pub struct Statement {
     sql: &'static CStr,
     types: &'static [Oid],
-    lock: pg_sys::LOCKMODE,
+    effect: Effect,
     plan: AtomicPtr<pg_sys::_SPI_plan>,
 }
 
 impl Statement {
-    /// A statement that writes, with parameters of `types`, at most [`COLUMNS_MAX`](super::call::COLUMNS_MAX).
-    pub const fn new(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_lock(sql, types, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE)
+    /// A statement that inserts, updates or locks rows, with parameters of `types`, at most
+    /// [`COLUMNS_MAX`](super::call::COLUMNS_MAX).
+    pub const fn writing(sql: &'static CStr, types: &'static [Oid]) -> Self {
+        Self::with_effect(sql, types, Effect::Writes)
+    }
+
+    /// A statement that deletes.
+    pub const fn deleting(sql: &'static CStr, types: &'static [Oid]) -> Self {
+        Self::with_effect(sql, types, Effect::Deletes)
     }
 
     /// A statement that reads.
     pub const fn reading(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_lock(sql, types, pg_sys::AccessShareLock as pg_sys::LOCKMODE)
+        Self::with_effect(sql, types, Effect::Reads)
     }
 
-    const fn with_lock(sql: &'static CStr, types: &'static [Oid], lock: pg_sys::LOCKMODE) -> Self {
-        Self { sql, types, lock, plan: AtomicPtr::new(ptr::null_mut()) }
+    const fn with_effect(sql: &'static CStr, types: &'static [Oid], effect: Effect) -> Self {
+        Self { sql, types, effect, plan: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Runs the statement on the newest committed state, as the owner of table `relation` and without its row-level
@@ -61,9 +76,10 @@ impl Statement {
     ) -> Result<u64, TableChanged> {
         // SAFETY: within a transaction. The frames up to PostgreSQL's own no destructor.
         unsafe {
-            let writes = self.lock == pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
-            as_owner(relation, self.lock, |roles| {
-                guarded(relation, writes, roles, || {
+            let reads = self.effect == Effect::Reads;
+            let lock = if reads { pg_sys::AccessShareLock } else { pg_sys::RowExclusiveLock };
+            as_owner(relation, lock as pg_sys::LOCKMODE, |roles| {
+                guarded(relation, self.effect, roles, || {
                     naming_only(self.sql, relation, || self.execute(parameters, &mut visit))
                 })
             })

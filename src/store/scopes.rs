@@ -143,13 +143,13 @@ pub fn lookup(call: &Call<'_>, name: &[u8]) -> Result<Option<Datum>, Error> {
 /// Inserts a scope from the values of its columns, in order. If the name is taken: replaces that scope if `replace` is
 /// true, else returns false.
 pub fn register(columns: &[Option<Datum>; COLUMNS.len()], replace: bool) -> Result<bool, Error> {
-    static INSERT: Statement = Statement::new(
+    static INSERT: Statement = Statement::writing(
         c"INSERT INTO temptoken.scopes (name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods)
           VALUES ($1, $2, $3, $4, $5, $6)
           ON CONFLICT (name) DO NOTHING",
         COLUMNS,
     );
-    static REPLACE: Statement = Statement::new(
+    static REPLACE: Statement = Statement::writing(
         c"INSERT INTO temptoken.scopes (name, allowed_routes, resource_id_in_path, max_ttl, max_uses, spending_methods)
           VALUES ($1, $2, $3, $4, $5, $6)
           ON CONFLICT (name) DO UPDATE SET
@@ -174,6 +174,6 @@ pub fn names(call: &Call<'_>) -> Result<Option<Datum>, Error> {
 
 /// Deletes the scope `name`. Returns whether it existed.
 pub fn unregister(name: &[u8]) -> Result<bool, Error> {
-    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.scopes WHERE name = $1", &[Text::OID]);
+    static DELETE: Statement = Statement::deleting(c"DELETE FROM temptoken.scopes WHERE name = $1", &[Text::OID]);
     Ok(DELETE.run_durably(SCOPES.oid()?, &[Some(pg::varlena(name))])? > 0)
 }

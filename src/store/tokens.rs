@@ -109,7 +109,7 @@ impl Mint<'_> {
 
 /// Stores one token.
 pub fn insert(mint: &Mint<'_>, id: TokenId, digest: Digest, resource_id: &[u8]) -> Result<(), Error> {
-    static INSERT: Statement = Statement::new(
+    static INSERT: Statement = Statement::writing(
         c"INSERT INTO temptoken.temp_tokens
               (id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata)
           VALUES ($1, $2, $3, $4, $5, $6, $7, $8)",
@@ -129,7 +129,7 @@ pub struct New {
 
 /// Stores many tokens, fastest in the order of their ids. `resource_ids` is a text[] of theirs, in the same order.
 pub fn insert_many(call: &Call<'_>, mint: &Mint<'_>, tokens: &[New], resource_ids: Datum) -> Result<(), Error> {
-    static INSERT: Statement = Statement::new(
+    static INSERT: Statement = Statement::writing(
         c"INSERT INTO temptoken.temp_tokens
               (id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata)
           SELECT unnest($1), unnest($2), $3, unnest($4), $5, $6, $7, $8",
@@ -176,7 +176,7 @@ pub fn replace(scope: &[u8], resource_id: &[u8]) -> Result<(), Error> {
 
 /// As [`replace`], for every resource id of a text[]. Others who replace any token of the scope wait.
 pub fn replace_many(scope: &[u8], resource_ids: Datum) -> Result<(), Error> {
-    static DELETE: Statement = Statement::new(
+    static DELETE: Statement = Statement::deleting(
         c"DELETE FROM temptoken.temp_tokens WHERE scope = $1 AND resource_id = ANY ($2)",
         &[Text::OID, TextList::OID],
     );
@@ -189,7 +189,7 @@ pub fn replace_many(scope: &[u8], resource_ids: Datum) -> Result<(), Error> {
 /// no use left, is gone, or was changed. Waits for another transaction that spends or changes it. Once this transaction has
 /// committed, no crash returns the use.
 pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option<TokenRow<'call>>, Error> {
-    static SPEND: Statement = Statement::new(
+    static SPEND: Statement = Statement::writing(
         c"UPDATE temptoken.temp_tokens SET uses_left = uses_left - 1
           WHERE id = $1 AND uses_left > 0
               AND token_hash = $2 AND scope = $3 AND resource_id = $4 AND expires_at = $5
@@ -230,13 +230,13 @@ pub fn describe<'call>(call: &Call<'call>, row: &TokenRow<'call>) -> Result<Opti
 
 /// Deletes the token `id`. Returns whether it existed.
 pub fn delete(id: TokenId) -> Result<bool, Error> {
-    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[Uuid::OID]);
+    static DELETE: Statement = Statement::deleting(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[Uuid::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])? > 0)
 }
 
 /// Deletes every token of a scope that is bound to a resource id. Returns how many.
 pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Error> {
-    static DELETE: Statement = Statement::new(
+    static DELETE: Statement = Statement::deleting(
         c"DELETE FROM temptoken.temp_tokens
           WHERE scope = $1 AND resource_id = $2",
         &[Text::OID, Text::OID],
@@ -247,7 +247,7 @@ pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Er
 
 /// Deletes every token of a scope. Returns how many.
 pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
-    static DELETE: Statement = Statement::new(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[Text::OID]);
+    static DELETE: Statement = Statement::deleting(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[Text::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
 }
 

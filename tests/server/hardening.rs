@@ -639,6 +639,24 @@ fn the_owner_of_a_table_that_tokens_refer_to_gets_no_rights() {
     assert_eq!(sqlstate(&mut cluster.connect_as("eve", "postgres"), mint), "ok");
 }
 
+/// A mint or a spend locks no table that refers to tokens. A deletion does, as PostgreSQL's own.
+#[test]
+fn a_lock_on_a_table_that_refers_to_tokens_holds_up_deletions_alone() {
+    let cluster = Cluster::with_extension(&[]);
+    let [mut client, mut holder] = [(), ()].map(|()| cluster.connect("postgres"));
+    text(&mut client, "SELECT temptoken_register_scope('once', ARRAY['GET /once'], '1 hour', max_uses => 1)");
+    client
+        .batch_execute("CREATE TABLE opened (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE)")
+        .unwrap();
+    holder.batch_execute("BEGIN; LOCK TABLE opened IN SHARE MODE").unwrap();
+    client.batch_execute("SET statement_timeout = '10s'").unwrap();
+    let token = text(&mut client, "SELECT temptoken_mint('once', '1', '1 hour')");
+    let spend = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/once')).status");
+    assert_eq!(text(&mut client, &spend), "ok");
+    client.batch_execute("SET statement_timeout = '100ms'").unwrap();
+    assert_eq!(sqlstate(&mut client, &format!("SELECT temptoken_delete('{token}')")), "57014");
+}
+
 /// The table belongs to the owner of the tokens. What calls a function of another role, or has a type of one, is that role's code.
 #[test]
 fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
