@@ -87,7 +87,7 @@ $$;
 
 -- Whoever may create functions beside these can have a call find another: an overload whose argument types fit better, or one with
 -- fewer defaults. The order of a search path only decides between the same argument types. The owner of the schema can grant itself
--- what it has revoked from itself, and the owner of a type there may rename it. In schema public, the owner of the database may
+-- what it has revoked from itself, the owner of a type there may rename it, and that of a function or operator may replace it. In schema public, the owner of the database may
 -- create; that is no news.
 DO LANGUAGE plpgsql $$
 DECLARE
@@ -113,7 +113,13 @@ BEGIN
                              WHERE t.typnamespace OPERATOR(pg_catalog.=) n.oid AND t.typowner OPERATOR(pg_catalog.=) r.oid
                                  AND t.typrelid OPERATOR(pg_catalog.=) 0 AND NOT EXISTS (
                                      SELECT FROM pg_catalog.pg_type AS element
-                                     WHERE element.typarray OPERATOR(pg_catalog.=) t.oid))))
+                                     WHERE element.typarray OPERATOR(pg_catalog.=) t.oid))
+                         OR EXISTS (
+                             SELECT FROM pg_catalog.pg_proc AS p
+                             WHERE p.pronamespace OPERATOR(pg_catalog.=) n.oid AND p.proowner OPERATOR(pg_catalog.=) r.oid)
+                         OR EXISTS (
+                             SELECT FROM pg_catalog.pg_operator AS o
+                             WHERE o.oprnamespace OPERATOR(pg_catalog.=) n.oid AND o.oprowner OPERATOR(pg_catalog.=) r.oid)))
             END
         FROM pg_catalog.pg_namespace AS n, pg_catalog.pg_extension AS e
         WHERE e.extname OPERATOR(pg_catalog.=) 'temptoken'

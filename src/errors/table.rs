@@ -82,13 +82,13 @@ table! {
          type of its own.";
     OrdinaryOwner: "insufficient_privilege", b"42501",
         "the extension's tables belong to an ordinary role, and this session may have a superuser's rights",
-        "Log in as an ordinary role, or drop the owner's code on the tables, and give them to a superuser. The code could get \
-         at the rights of this session.";
+        "Log in as an ordinary role. Or drop the extension, and create it again with tables of a superuser's. The owner's code \
+         could get at the rights of this session, and stays on tables that are given to another owner.";
     ReachedTable: "insufficient_privilege", b"42501",
         "a table that foreign keys or partitions tie to the extension's, or the function of a trigger on it, belongs to an ordinary role",
         "Its code runs with the rights of the owner of the extension's tables, or amid theirs. Drop the trigger or the foreign \
-         key. Or lock the table, its partitions and parents, drop what calls functions of other roles there (triggers, rules, \
-         constraints, defaults, indexes, statistics), and then give them to that owner or a superuser, in one transaction.";
+         key. Or have a table in its place that the owner of the extension's tables has made, and that uses nothing of other \
+         roles'. What hangs on a table stays when it is given to another owner.";
     NoRandomness: "system_error", b"58000", "the operating system gave no random bytes",
         "Check that the getrandom system call is permitted to the server.";
     TablesMissing: "undefined_table", b"42P01", "the extension's tables are missing or were altered in this database",

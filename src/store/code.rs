@@ -68,15 +68,13 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
 );
 
 /// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions, and the parents of
-/// all, whose owners make triggers and checks for their partitions: the oid, and whether code of others runs amid ours there. That is
-/// so where
-/// - the table belongs to an ordinary role other than the owner of $1,
-/// - a trigger, rule, constraint, default, index, statistic, key of partitions or column of it uses a function, type, operator or
-///   operator class of an ordinary role other than the owner of the table, as whom it runs,
-/// - a table that $1 or its partitions refer to, or a partition of that, belongs to an ordinary role other than the owner of $1: it
-///   is read as its owner.
+/// all, whose owners make triggers and checks for their partitions: the oid, and whether code of others runs amid ours. That is so
+/// where one of these tables, or one that $1 or its partitions refer to, which is read as its owner, or a partition of that
+/// - belongs to an ordinary role other than the owner of $1, or
+/// - has a trigger, rule, constraint, default, index, statistic, key of partitions or column that uses a function, type, operator or
+///   operator class of an ordinary role other than the owner of the table, as whom it runs.
 ///
-/// Functions that other functions call are not looked at.
+/// What the text of a function calls is not looked at.
 pub static REACHED: Statement = Statement::reading(
     c"
     WITH RECURSIVE reached (oid) AS (
@@ -96,30 +94,44 @@ pub static REACHED: Statement = Statement::reading(
         ) AS k CROSS JOIN LATERAL (
             SELECT k.confrelid UNION ALL SELECT p.relid FROM pg_partition_tree(k.confrelid) AS p
         ) AS next (oid)
+    ), tables (oid, owner) AS (
+        -- Here and below: by index, however large the catalogs are.
+        SELECT c.oid, c.relowner
+        FROM (SELECT oid FROM reached UNION SELECT oid FROM referred) AS t
+        CROSS JOIN LATERAL (SELECT c.oid, c.relowner FROM pg_class AS c WHERE c.oid = t.oid OFFSET 0) AS c
+    ), used (for_owner, classid, objid) AS (
+        (SELECT t.owner, 'pg_class'::regclass::oid, t.oid FROM tables AS t
+         UNION ALL
+         SELECT t.owner, d.classid, d.objid FROM tables AS t CROSS JOIN LATERAL (
+             SELECT d.classid, d.objid FROM pg_depend AS d
+             WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.deptype IN ('a', 'i') OFFSET 0
+         ) AS d
+         UNION ALL
+         -- The index of a constraint hangs on the constraint.
+         SELECT t.owner, 'pg_class'::regclass, i.indexrelid FROM tables AS t CROSS JOIN LATERAL (
+             SELECT i.indexrelid FROM pg_index AS i WHERE i.indrelid = t.oid OFFSET 0
+         ) AS i)
+        UNION
+        SELECT u.for_owner, d.refclassid, d.refobjid FROM used AS u CROSS JOIN LATERAL (
+            SELECT d.refclassid, d.refobjid FROM pg_depend AS d
+            WHERE d.classid = u.classid AND d.objid = u.objid
+                AND d.refclassid IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass)
+            OFFSET 0
+        ) AS d
+    ), owners (for_owner, by) AS (
+        SELECT t.relowner, tables.owner FROM pg_class AS t, tables WHERE t.oid = $1
+        UNION ALL
+        SELECT u.for_owner, CASE u.classid
+            WHEN 'pg_proc'::regclass THEN (SELECT f.proowner FROM pg_proc AS f WHERE f.oid = u.objid)
+            WHEN 'pg_type'::regclass THEN (SELECT y.typowner FROM pg_type AS y WHERE y.oid = u.objid)
+            WHEN 'pg_operator'::regclass THEN (SELECT o.oprowner FROM pg_operator AS o WHERE o.oid = u.objid)
+            WHEN 'pg_opclass'::regclass THEN (SELECT o.opcowner FROM pg_opclass AS o WHERE o.oid = u.objid)
+            END
+        FROM used AS u
     )
     SELECT c.oid::bigint, EXISTS (
-        SELECT FROM pg_roles AS r WHERE NOT r.rolsuper AND r.oid = c.relowner AND r.oid <> t.relowner
-    ) OR EXISTS (
-        -- What hangs on the table, and what it uses.
-        SELECT FROM (
-            SELECT 'pg_class'::regclass AS classid, c.oid
-            UNION ALL
-            SELECT d.classid, d.objid FROM pg_depend AS d
-            WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')
-        ) AS code JOIN pg_depend AS d ON d.classid = code.classid AND d.objid = code.oid
-        CROSS JOIN LATERAL (
-            SELECT f.proowner FROM pg_proc AS f WHERE d.refclassid = 'pg_proc'::regclass AND f.oid = d.refobjid
-            UNION ALL SELECT y.typowner FROM pg_type AS y WHERE d.refclassid = 'pg_type'::regclass AND y.oid = d.refobjid
-            UNION ALL SELECT o.oprowner FROM pg_operator AS o WHERE d.refclassid = 'pg_operator'::regclass AND o.oid = d.refobjid
-            UNION ALL SELECT o.opcowner FROM pg_opclass AS o WHERE d.refclassid = 'pg_opclass'::regclass AND o.oid = d.refobjid
-        ) AS used (by) JOIN pg_roles AS r ON r.oid = used.by
-        WHERE NOT r.rolsuper AND r.oid <> c.relowner
-    ) OR EXISTS (
-        SELECT FROM referred JOIN pg_class AS d ON d.oid = referred.oid JOIN pg_roles AS r ON r.oid = d.relowner
-        WHERE NOT r.rolsuper AND r.oid <> t.relowner
-    )
-    FROM pg_class AS t, reached JOIN pg_class AS c ON c.oid = reached.oid
-    WHERE t.oid = $1
+        SELECT FROM owners AS o JOIN pg_roles AS r ON r.oid = o.by WHERE NOT r.rolsuper AND r.oid <> o.for_owner)
+    FROM reached AS c
     ORDER BY c.oid",
     &[OID],
 );

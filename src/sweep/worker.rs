@@ -41,6 +41,8 @@ const OVERRIDES: &[(&CStr, &CStr)] = &[
     (c"transaction_timeout", c"0"),
     (c"restrict_nonsystem_relation_kind", c""),
     (c"session_replication_role", c"origin"),
+    // Where a sweep is statements, a batch is found by its ids.
+    (c"enable_indexscan", c"on"),
     // Every database has a conversion to it.
     (c"client_encoding", c"SQL_ASCII"),
     // An error is for `catch`.

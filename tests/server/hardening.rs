@@ -669,10 +669,14 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
              SET SESSION AUTHORIZATION eve;
              CREATE FUNCTION eve.holds() RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
              CREATE FUNCTION eve.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
+             CREATE FUNCTION eve.compares(uuid, uuid) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
              CREATE DOMAIN eve.text AS text;
+             CREATE DOMAIN eve.uuid AS uuid;
              RESET SESSION AUTHORIZATION;
              CREATE OPERATOR CLASS app.uuid_ops FOR TYPE uuid USING hash AS OPERATOR 1 =, FUNCTION 1 uuid_hash(uuid);
-             ALTER OPERATOR CLASS app.uuid_ops USING hash OWNER TO eve",
+             ALTER OPERATOR CLASS app.uuid_ops USING hash OWNER TO eve;
+             CREATE DOMAIN app.uuid AS eve.uuid;
+             CREATE OPERATOR app.=== (FUNCTION = eve.compares, LEFTARG = uuid, RIGHTARG = uuid)",
         )
         .unwrap();
     let mint = "SELECT temptoken_mint('files', '42', '1 hour')";
@@ -682,8 +686,11 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
         &format!("CREATE TRIGGER t {trigger} WHEN (eve.holds()) EXECUTE FUNCTION suppress_redundant_updates_trigger()"),
         "CREATE RULE r AS ON DELETE TO app.opened WHERE eve.holds() DO ALSO SELECT 1",
         "ALTER TABLE app.opened ADD CHECK (eve.holds())",
+        "ALTER TABLE app.opened ADD CHECK (token OPERATOR(app.===) token)",
+        "ALTER TABLE app.opened ADD EXCLUDE USING btree (token WITH =) WHERE (eve.holds())",
         "ALTER TABLE app.opened ADD COLUMN is_seen boolean DEFAULT eve.holds()",
         "ALTER TABLE app.opened ADD COLUMN note eve.text",
+        "ALTER TABLE app.opened ADD COLUMN by app.uuid",
         "CREATE INDEX ON app.opened (token) WHERE eve.holds()",
         "CREATE INDEX ON app.opened USING hash (token app.uuid_ops)",
         "CREATE STATISTICS app.s ON (eve.holds()::text || token::text) FROM app.opened",
@@ -695,6 +702,18 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
         assert_eq!(sqlstate(&mut client, mint), "42501", "{code}");
         client.batch_execute("DROP TABLE app.opened").unwrap();
     }
+    // A table that tokens refer to is read as its owner, who is the superuser here.
+    client
+        .batch_execute(
+            "CREATE TABLE app.file (id text PRIMARY KEY);
+             INSERT INTO app.file VALUES ('42');
+             ALTER TABLE temptoken.temp_tokens ADD CONSTRAINT of_file FOREIGN KEY (resource_id) REFERENCES app.file",
+        )
+        .unwrap();
+    assert_eq!(sqlstate(&mut client, mint), "ok");
+    client.batch_execute("CREATE INDEX ON app.file (id) WHERE eve.holds()").unwrap();
+    assert_eq!(sqlstate(&mut client, mint), "42501");
+    client.batch_execute("ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT of_file").unwrap();
     // On the extension's own tables a trigger's condition is looked at too.
     client
         .batch_execute(

@@ -95,6 +95,12 @@ CREATE DOMAIN regress_taken.renamed AS text;
 ALTER DOMAIN regress_taken.renamed OWNER TO regress_owner_of_database;
 CREATE EXTENSION temptoken SCHEMA regress_taken;
 DROP EXTENSION temptoken;
+-- So it is with a function or operator of any name, which the owner can replace or has made as a trap.
+DROP DOMAIN regress_taken.renamed;
+CREATE FUNCTION regress_taken.unnest(text[]) RETURNS SETOF text LANGUAGE sql AS 'SELECT pg_catalog.unnest($1)';
+ALTER FUNCTION regress_taken.unnest OWNER TO regress_owner_of_database;
+CREATE EXTENSION temptoken SCHEMA regress_taken;
+DROP EXTENSION temptoken;
 DO $$ BEGIN EXECUTE format('ALTER DATABASE %I OWNER TO regress_owner_of_database', current_database()); END $$;
 CREATE EXTENSION temptoken SCHEMA public;
 ROLLBACK;
