@@ -61,15 +61,23 @@ unsafe fn as_user<R>(owner: Oid, work: impl FnOnce(Roles) -> R) -> R {
         let restriction = if roles.are_apart() { pg_sys::SECURITY_RESTRICTED_OPERATION as c_int } else { 0 };
         pg_sys::SetUserIdAndSecContext(owner, context | flags | restriction);
         let level = pg_sys::NewGUCNestLevel();
-        let (setting, source) = (pg_sys::GucContext::PGC_USERSET, pg_sys::GucSource::PGC_S_SESSION);
-        let action = pg_sys::GucAction::GUC_ACTION_SAVE;
-        let (name, value) = (c"search_path".as_ptr(), SEARCH_PATH.as_ptr());
-        pg_sys::set_config_option(name, value, setting, source, action, true, 0, false);
+        set_meanwhile(c"search_path", SEARCH_PATH);
         let result = work(roles);
         pg_sys::AtEOXact_GUC(false, level);
         pg_sys::SetUserIdAndSecContext(caller, context);
         result
     }
+}
+
+/// Sets a setting until the acting as an owner ends.
+///
+/// # Safety
+/// Acting as an owner. An error leaves by longjmp.
+pub(super) unsafe fn set_meanwhile(name: &CStr, value: &CStr) {
+    let (setting, source) = (pg_sys::GucContext::PGC_USERSET, pg_sys::GucSource::PGC_S_SESSION);
+    let action = pg_sys::GucAction::GUC_ACTION_SAVE;
+    // SAFETY: by the caller's promise.
+    unsafe { pg_sys::set_config_option(name.as_ptr(), value.as_ptr(), setting, source, action, true, 0, false) };
 }
 
 /// Acts as the owner of `relation` until the user is set again or the transaction is rolled back. What runs meanwhile cannot

@@ -11,7 +11,7 @@ use super::datum::Boolean;
 use super::ffi::SPI_execute_snapshot;
 use super::guard::{guarded, naming_only};
 use super::lookup::{Reader, Tuple};
-use super::owner::as_owner;
+use super::owner::{as_owner, set_meanwhile};
 use super::relation::TableChanged;
 use super::report::require_memory;
 use super::session::commit_durably;
@@ -34,6 +34,7 @@ pub struct Statement {
     sql: &'static CStr,
     types: &'static [Oid],
     effect: Effect,
+    options: u32,
     plan: AtomicPtr<pg_sys::_SPI_plan>,
 }
 
@@ -41,21 +42,26 @@ impl Statement {
     /// A statement that inserts, updates or locks rows, with parameters of `types`, at most
     /// [`COLUMNS_MAX`](super::call::COLUMNS_MAX).
     pub const fn writing(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_effect(sql, types, Effect::Writes)
+        Self::with_options(sql, types, Effect::Writes, 0)
     }
 
     /// A statement that deletes.
     pub const fn deleting(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_effect(sql, types, Effect::Deletes)
+        Self::with_options(sql, types, Effect::Deletes, 0)
     }
 
     /// A statement that reads.
     pub const fn reading(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_effect(sql, types, Effect::Reads)
+        Self::with_options(sql, types, Effect::Reads, 0)
     }
 
-    const fn with_effect(sql: &'static CStr, types: &'static [Oid], effect: Effect) -> Self {
-        Self { sql, types, effect, plan: AtomicPtr::new(ptr::null_mut()) }
+    /// A question to the catalogs. One plan does for all parameters: its planning can take longer than its answer.
+    pub const fn asking(sql: &'static CStr, types: &'static [Oid]) -> Self {
+        Self::with_options(sql, types, Effect::Reads, pg_sys::CURSOR_OPT_GENERIC_PLAN)
+    }
+
+    const fn with_options(sql: &'static CStr, types: &'static [Oid], effect: Effect, options: u32) -> Self {
+        Self { sql, types, effect, options, plan: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Runs the statement on the newest committed state, as the owner of table `relation` and without its row-level
@@ -108,6 +114,10 @@ impl Statement {
         // SAFETY: by the caller's promise. After an error PostgreSQL unwinds SPI's stack.
         unsafe {
             require_memory(MEMORY);
+            if self.options != 0 {
+                // What takes less than a millisecond is not to be compiled.
+                set_meanwhile(c"jit", c"off");
+            }
             let caller = pg_sys::CurrentMemoryContext;
             check(pg_sys::SPI_connect());
             // Planned as the owner too, since parsing needs USAGE on the schema.
@@ -152,8 +162,9 @@ impl Statement {
         // SAFETY: the statement is static text. A kept plan lives as long as the session.
         let made = unsafe {
             let types = self.types.as_ptr().cast_mut();
-            let plan = pg_sys::SPI_prepare(self.sql.as_ptr(), self.types.len() as c_int, types);
-            assert!(!plan.is_null(), "SPI_prepare: error {}", { pg_sys::SPI_result });
+            let (count, options) = (self.types.len() as c_int, self.options as c_int);
+            let plan = pg_sys::SPI_prepare_cursor(self.sql.as_ptr(), count, types, options);
+            assert!(!plan.is_null(), "SPI_prepare_cursor: error {}", { pg_sys::SPI_result });
             check(pg_sys::SPI_keepplan(plan));
             plan
         };

@@ -8,7 +8,7 @@ use crate::pg::{OID, Statement};
 /// Whether the table of oid $1, or a partition of it, is more than the extension has made. Each catalog that hangs
 /// something on a table is asked, and what is not known is code: also what calls PostgreSQL's functions alone, since some of
 /// these look names up when they run. Policies do not apply to the owner, and publications run elsewhere.
-pub static HAS_CODE: Statement = Statement::reading(
+pub static HAS_CODE: Statement = Statement::asking(
     c"
     SELECT EXISTS (
             SELECT FROM pg_class AS c
@@ -59,7 +59,7 @@ pub static HAS_CODE: Statement = Statement::reading(
 );
 
 /// Whether the role of oid $1, that of oid $2, or that of the session is a superuser or a member of one.
-pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
+pub static MAY_BE_SUPERUSER: Statement = Statement::asking(
     c"
     SELECT EXISTS (SELECT FROM pg_roles AS r
                    WHERE r.rolsuper AND (pg_has_role($1, r.oid, 'MEMBER') OR pg_has_role($2, r.oid, 'MEMBER')
@@ -69,35 +69,42 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::reading(
 
 /// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions, and the parents of
 /// all, whose owners make triggers and checks for their partitions: the oid, and whether code of others runs amid ours. That is so
-/// where one of these tables, or one that $1 or its partitions refer to, which is read as its owner, or a partition of that
+/// where one of these tables, or one that they refer to, which is read as its owner, or a partition or parent of that
 /// - belongs to an ordinary role other than the owner of $1, or
 /// - has a trigger, rule, constraint, default, index, statistic, key of partitions or column that uses a function, type, operator or
 ///   operator class of an ordinary role other than the owner of the table, as whom it runs.
 ///
 /// What the text of a function calls is not looked at.
-pub static REACHED: Statement = Statement::reading(
+pub static REACHED: Statement = Statement::asking(
     c"
+    -- OFFSET 0, here and below: by index, however large the catalogs are.
     WITH RECURSIVE reached (oid) AS (
         SELECT $1
         UNION
         SELECT next.oid FROM reached CROSS JOIN LATERAL (
-            SELECT c.conrelid FROM pg_constraint AS c WHERE c.contype = 'f' AND c.confrelid = reached.oid
+            -- Foreign keys to it have triggers on it. No index of pg_constraint leads there.
+            SELECT c.conrelid FROM pg_trigger AS g CROSS JOIN LATERAL (
+                SELECT c.conrelid FROM pg_constraint AS c
+                WHERE c.oid = g.tgconstraint AND c.contype = 'f' AND c.confrelid = reached.oid OFFSET 0
+            ) AS c WHERE g.tgrelid = reached.oid
             UNION ALL SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = reached.oid
             UNION ALL SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = reached.oid
+            OFFSET 0
         ) AS next (oid)
     ), referred (oid) AS (
-        -- OFFSET 0: the partitions of other tables are not to be looked at, which locks them.
-        SELECT next.oid
-        FROM (
-            SELECT c.confrelid FROM pg_constraint AS c
-            WHERE c.contype = 'f' AND c.conrelid IN (SELECT $1 UNION SELECT p.relid FROM pg_partition_tree($1) AS p) OFFSET 0
-        ) AS k CROSS JOIN LATERAL (
-            SELECT k.confrelid UNION ALL SELECT p.relid FROM pg_partition_tree(k.confrelid) AS p
+        -- Arrays, here and below, keep the estimates small, and so the memory that is prepared.
+        SELECT c.confrelid FROM unnest(ARRAY(SELECT oid FROM reached)) AS r (oid) CROSS JOIN LATERAL (
+            SELECT c.confrelid FROM pg_constraint AS c WHERE c.conrelid = r.oid AND c.contype = 'f' OFFSET 0
+        ) AS c
+        UNION
+        SELECT next.oid FROM referred CROSS JOIN LATERAL (
+            SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = referred.oid
+            UNION ALL SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = referred.oid
+            OFFSET 0
         ) AS next (oid)
     ), tables (oid, owner) AS (
-        -- Here and below: by index, however large the catalogs are.
         SELECT c.oid, c.relowner
-        FROM (SELECT oid FROM reached UNION SELECT oid FROM referred) AS t
+        FROM unnest(ARRAY(SELECT oid FROM reached UNION SELECT oid FROM referred)) AS t (oid)
         CROSS JOIN LATERAL (SELECT c.oid, c.relowner FROM pg_class AS c WHERE c.oid = t.oid OFFSET 0) AS c
     ), used (for_owner, classid, objid) AS (
         (SELECT t.owner, 'pg_class'::regclass::oid, t.oid FROM tables AS t

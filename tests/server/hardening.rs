@@ -702,6 +702,15 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
         assert_eq!(sqlstate(&mut client, mint), "42501", "{code}");
         client.batch_execute("DROP TABLE app.opened").unwrap();
     }
+    // So it is with a table that such a table refers to: ON DELETE SET NULL checks the row anew.
+    client
+        .batch_execute(
+            "CREATE TABLE eve.other (id integer PRIMARY KEY); ALTER TABLE eve.other OWNER TO eve;
+             CREATE TABLE app.opened (token uuid REFERENCES temptoken.temp_tokens ON DELETE SET NULL, other integer REFERENCES eve.other)",
+        )
+        .unwrap();
+    assert_eq!(sqlstate(&mut client, mint), "42501");
+    client.batch_execute("DROP TABLE app.opened").unwrap();
     // A table that tokens refer to is read as its owner, who is the superuser here.
     client
         .batch_execute(
