@@ -111,7 +111,8 @@ pub static REACHED: Statement = Statement::asking(
          UNION ALL
          SELECT t.owner, d.classid, d.objid FROM tables AS t CROSS JOIN LATERAL (
              SELECT d.classid, d.objid FROM pg_depend AS d
-             WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.deptype IN ('a', 'i') OFFSET 0
+             WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.deptype IN ('a', 'i')
+                 AND d.classid <> 'pg_policy'::regclass OFFSET 0
          ) AS d
          UNION ALL
          -- The index of a constraint hangs on the constraint.

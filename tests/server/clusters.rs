@@ -548,12 +548,17 @@ fn partitions_have_tokens_and_no_default_privileges() {
             "ALTER TABLE temptoken.temp_tokens OWNER TO manager",
             "ALTER TABLE temptoken.temp_tokens OWNER TO CURRENT_USER",
         ),
+        (
+            "ALTER TABLE temptoken.temp_tokens_rest OWNER TO manager",
+            "ALTER TABLE temptoken.temp_tokens_rest OWNER TO CURRENT_USER",
+        ),
         ("CREATE PUBLICATION everything FOR ALL TABLES", "DROP PUBLICATION everything"),
         ("CREATE PUBLICATION one FOR TABLE temptoken.temp_tokens", "DROP PUBLICATION one"),
         ("CREATE PUBLICATION all_of_it FOR TABLES IN SCHEMA temptoken", "DROP PUBLICATION all_of_it"),
     ] {
         client.batch_execute(unfit).unwrap();
         assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 5)"), "P0001", "{unfit}");
+        assert_eq!(sqlstate(&mut client, "SELECT partitions.drop_past()"), "P0001", "{unfit}");
         client.batch_execute(fit).unwrap();
     }
     assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 5)"), "ok");
