@@ -87,8 +87,8 @@ $$;
 
 -- Whoever may create functions beside these can have a call find another: an overload whose argument types fit better, or one with
 -- fewer defaults. The order of a search path only decides between the same argument types. The owner of the schema can grant itself
--- what it has revoked from itself, the owner of a type there may rename it, and that of a function or operator may replace it. In schema public, the owner of the database may
--- create; that is no news.
+-- what it has revoked from itself, the owner of a type there may rename it, and that of a function or operator may replace it. In
+-- schema public, the owner of the database may create; that is no news.
 DO LANGUAGE plpgsql $$
 DECLARE
     schema text;

@@ -165,9 +165,9 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
     })
 }
 
-/// Whether writing to table `relation` may set off code of others than its owner: it is a partition, a foreign key leads to or from it
-/// or a partition or child table of it, or one of these has another owner, a trigger whose function has, or one with a condition. They are locked for writing until the
-/// transaction ends.
+/// Whether writing to table `relation` may set off code of others than its owner: it is a partition, a foreign key leads to or
+/// from it or a partition or child table of it, or one of these has another owner, a trigger whose function has, or one with a
+/// condition. They are locked for writing until the transaction ends.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
