@@ -72,7 +72,7 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::asking(
 /// where one of these tables, or one that they refer to, which is read as its owner, or a partition or parent of that
 /// - belongs to an ordinary role other than the owner of $1, or
 /// - has a trigger, rule, constraint, default, index, statistic, key of partitions or column that uses a function, type, operator or
-///   operator class of an ordinary role other than the owner of the table, as whom it runs.
+///   operator class of an ordinary role other than the owner of the table, as whom it runs, or a rule that uses a table of one.
 ///
 /// What the text of a function calls is not looked at.
 pub static REACHED: Statement = Statement::asking(
@@ -123,7 +123,8 @@ pub static REACHED: Statement = Statement::asking(
         SELECT u.for_owner, d.refclassid, d.refobjid FROM used AS u CROSS JOIN LATERAL (
             SELECT d.refclassid, d.refobjid FROM pg_depend AS d
             WHERE d.classid = u.classid AND d.objid = u.objid
-                AND d.refclassid IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass)
+                AND (d.refclassid IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass)
+                    OR u.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass)
             OFFSET 0
         ) AS d
     ), owners (for_owner, by) AS (
@@ -133,6 +134,7 @@ pub static REACHED: Statement = Statement::asking(
             WHEN 'pg_proc'::regclass THEN (SELECT f.proowner FROM pg_proc AS f WHERE f.oid = u.objid)
             WHEN 'pg_type'::regclass THEN (SELECT y.typowner FROM pg_type AS y WHERE y.oid = u.objid)
             WHEN 'pg_operator'::regclass THEN (SELECT o.oprowner FROM pg_operator AS o WHERE o.oid = u.objid)
+            WHEN 'pg_class'::regclass THEN (SELECT c.relowner FROM pg_class AS c WHERE c.oid = u.objid)
             WHEN 'pg_opclass'::regclass THEN (SELECT o.opcowner FROM pg_opclass AS o WHERE o.oid = u.objid)
             END
         FROM used AS u

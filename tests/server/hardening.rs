@@ -671,6 +671,7 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
              CREATE FUNCTION eve.note() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NULL; END';
              CREATE FUNCTION eve.compares(uuid, uuid) RETURNS boolean LANGUAGE sql IMMUTABLE AS 'SELECT true';
              CREATE DOMAIN eve.text AS text;
+             CREATE TABLE eve.log (token uuid);
              CREATE DOMAIN eve.uuid AS uuid;
              RESET SESSION AUTHORIZATION;
              CREATE OPERATOR CLASS app.uuid_ops FOR TYPE uuid USING hash AS OPERATOR 1 =, FUNCTION 1 uuid_hash(uuid);
@@ -685,6 +686,7 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
         &*format!("CREATE TRIGGER t {trigger} EXECUTE FUNCTION eve.note()"),
         &format!("CREATE TRIGGER t {trigger} WHEN (eve.holds()) EXECUTE FUNCTION suppress_redundant_updates_trigger()"),
         "CREATE RULE r AS ON DELETE TO app.opened WHERE eve.holds() DO ALSO SELECT 1",
+        "CREATE RULE r AS ON DELETE TO app.opened DO ALSO INSERT INTO eve.log VALUES (OLD.token)",
         "ALTER TABLE app.opened ADD CHECK (eve.holds())",
         "ALTER TABLE app.opened ADD CHECK (token OPERATOR(app.===) token)",
         "ALTER TABLE app.opened ADD EXCLUDE USING btree (token WITH =) WHERE (eve.holds())",
