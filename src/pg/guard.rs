@@ -31,14 +31,14 @@ pub struct Guard {
     pub has_code: &'static Statement,
     /// Whether the role of oid $1, that of oid $2, or that of the session is a superuser or may become one: a boolean.
     pub may_be_superuser: &'static Statement,
-    /// The tables that a deletion from the table of oid $1 may reach, its partitions too: the oid, a bigint, and whether the
-    /// table, or code of it, belongs to an ordinary role other than the owner of $1. In the order of their oids.
+    /// The tables that a deletion from the table of oid $1 may reach, its partitions too: the oid, a bigint, and whether code of
+    /// ordinary roles runs amid ours, on these or on what they refer to. In the order of their oids.
     pub reached: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
     /// The error for tables of an ordinary owner in the session of a superuser.
     pub ordinary_owner: fn() -> Report,
-    /// The error for another role's table that refers to ours, or is a partition of it.
+    /// The error for another role's table, or code, that foreign keys or partitions tie to ours.
     pub reached_table: fn() -> Report,
     /// The error for a name that leads to another table.
     pub other_table: fn() -> Report,

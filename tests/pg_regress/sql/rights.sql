@@ -693,7 +693,7 @@ ALTER FUNCTION regress_app.note() OWNER TO postgres;
 CREATE TRIGGER note AFTER INSERT ON temptoken.temp_tokens FOR EACH ROW EXECUTE FUNCTION regress_app.note();
 SELECT length(public.temptoken_mint('files', '1', '1 hour'));
 DROP TRIGGER note ON temptoken.temp_tokens;
--- Nor does a table of theirs that tokens refer to, which is read as its owner meanwhile.
+-- So it is with a table of theirs that tokens refer to: it is read as its owner meanwhile.
 SET SESSION AUTHORIZATION regress_issuer;
 CREATE TABLE regress_app.file (name text PRIMARY KEY);
 INSERT INTO regress_app.file VALUES ('1');
