@@ -186,20 +186,13 @@ pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
     unsafe {
         let lock = pg_sys::RowExclusiveLock as pg_sys::LOCKMODE;
         let describe = |table: pg_sys::Relation| {
-            let pg_sys::FormData_pg_class { relowner, relhassubclass, relispartition, .. } = *(*table).rd_rel;
-            (
-                relowner,
-                relhassubclass,
-                relispartition,
-                triggers(table).iter().any(|trigger| leads_on(trigger, relowner)),
-            )
+            let class = *(*table).rd_rel;
+            (class, triggers(table).iter().any(|trigger| leads_on(trigger, class.relowner)))
         };
-        let Ok((owner, has_children, is_partition, leads)) = of_table(relation, describe) else { return false };
-        leads
-            || is_partition
-            || has_children
-                && lock_with_children(relation, lock)
-                    .any(|child| of_table(child, describe).is_ok_and(|(of, .., leads)| of != owner || leads))
+        let Ok((class, leads)) = of_table(relation, describe) else { return false };
+        let leads_away =
+            |child| of_table(child, describe).is_ok_and(|(of, leads)| of.relowner != class.relowner || leads);
+        leads || class.relispartition || class.relhassubclass && lock_with_children(relation, lock).any(leads_away)
     }
 }
 

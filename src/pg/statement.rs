@@ -34,7 +34,8 @@ pub struct Statement {
     sql: &'static CStr,
     types: &'static [Oid],
     effect: Effect,
-    options: u32,
+    /// Whether it asks the catalogs.
+    is_question: bool,
     plan: AtomicPtr<pg_sys::_SPI_plan>,
 }
 
@@ -42,26 +43,26 @@ impl Statement {
     /// A statement that inserts, updates or locks rows, with parameters of `types`, at most
     /// [`COLUMNS_MAX`](super::call::COLUMNS_MAX).
     pub const fn writing(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_options(sql, types, Effect::Writes, 0)
+        Self::new(sql, types, Effect::Writes, false)
     }
 
     /// A statement that deletes.
     pub const fn deleting(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_options(sql, types, Effect::Deletes, 0)
+        Self::new(sql, types, Effect::Deletes, false)
     }
 
     /// A statement that reads.
     pub const fn reading(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_options(sql, types, Effect::Reads, 0)
+        Self::new(sql, types, Effect::Reads, false)
     }
 
     /// A question to the catalogs. One plan does for all parameters: its planning can take longer than its answer.
     pub const fn asking(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::with_options(sql, types, Effect::Reads, pg_sys::CURSOR_OPT_GENERIC_PLAN)
+        Self::new(sql, types, Effect::Reads, true)
     }
 
-    const fn with_options(sql: &'static CStr, types: &'static [Oid], effect: Effect, options: u32) -> Self {
-        Self { sql, types, effect, options, plan: AtomicPtr::new(ptr::null_mut()) }
+    const fn new(sql: &'static CStr, types: &'static [Oid], effect: Effect, is_question: bool) -> Self {
+        Self { sql, types, effect, is_question, plan: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Runs the statement on the newest committed state, as the owner of table `relation` and without its row-level
@@ -114,7 +115,7 @@ impl Statement {
         // SAFETY: by the caller's promise. After an error PostgreSQL unwinds SPI's stack.
         unsafe {
             require_memory(MEMORY);
-            if self.options != 0 {
+            if self.is_question {
                 // What takes less than a millisecond is not to be compiled.
                 set_meanwhile(c"jit", c"off");
             }
@@ -162,8 +163,8 @@ impl Statement {
         // SAFETY: the statement is static text. A kept plan lives as long as the session.
         let made = unsafe {
             let types = self.types.as_ptr().cast_mut();
-            let (count, options) = (self.types.len() as c_int, self.options as c_int);
-            let plan = pg_sys::SPI_prepare_cursor(self.sql.as_ptr(), count, types, options);
+            let options = if self.is_question { pg_sys::CURSOR_OPT_GENERIC_PLAN } else { 0 } as c_int;
+            let plan = pg_sys::SPI_prepare_cursor(self.sql.as_ptr(), self.types.len() as c_int, types, options);
             assert!(!plan.is_null(), "SPI_prepare_cursor: error {}", { pg_sys::SPI_result });
             check(pg_sys::SPI_keepplan(plan));
             plan

@@ -430,12 +430,12 @@ pub fn partitioning() -> String {
     scale_out("PARTITION BY")
 }
 
-/// The example of scale-out.md that has these words, a script for psql.
+/// The example of scale-out.md that has these words, a script for psql, with the functions where [`Cluster::with_extension`] has them.
 pub fn scale_out(words: &str) -> String {
     let page = fs::read_to_string(source_path("docs/scale-out.md")).unwrap();
     let mut blocks = page.split("\n```").filter(|block| block.starts_with("sql"));
     let block = blocks.find(|block| block.contains(words)).unwrap();
-    block.split_once('\n').unwrap().1.to_owned()
+    block.split_once('\n').unwrap().1.replace("auth.", "public.")
 }
 
 /// The first column of the first row, as text that is there.

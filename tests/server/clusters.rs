@@ -525,7 +525,12 @@ fn partitions_have_tokens_and_no_default_privileges() {
     client.batch_execute("SET ROLE partitioner; SELECT partitions.drop_past()").unwrap();
     let mut job = cluster.connect("postgres");
     job.batch_execute("SET SESSION AUTHORIZATION partitioner; CREATE TEMP TABLE mine (id uuid)").unwrap();
-    assert_eq!(sqlstate(&mut job, "SELECT partitions.add_days(ahead => 3)"), "P0001");
+    let code = "ALTER TABLE temptoken.temp_tokens ADD CONSTRAINT one CHECK (id IS NOT NULL)";
+    client.batch_execute(&format!("RESET ROLE; {code}; SET ROLE partitioner")).unwrap();
+    assert_eq!(sqlstate(&mut job, "SELECT partitions.add_days(ahead => 3)"), "42501");
+    client
+        .batch_execute("RESET ROLE; ALTER TABLE temptoken.temp_tokens DROP CONSTRAINT one; SET ROLE partitioner")
+        .unwrap();
     for ahead in ["-1", "61", "NULL"] {
         assert_eq!(sqlstate(&mut client, &format!("SELECT partitions.add_days({ahead})")), "P0001", "{ahead}");
     }
@@ -543,22 +548,36 @@ fn partitions_have_tokens_and_no_default_privileges() {
     idle.batch_execute("COMMIT").unwrap();
     assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 4)"), "ok");
     // Nor does it run the code of an ordinary role, or move what a subscriber could not follow.
-    for (unfit, fit) in [
+    client
+        .batch_execute(
+            "CREATE SCHEMA manager AUTHORIZATION manager; CREATE TABLE manager.opened (id uuid);
+             ALTER TABLE manager.opened OWNER TO manager",
+        )
+        .unwrap();
+    for (unfit, fit, sqlstate_of) in [
         (
             "ALTER TABLE temptoken.temp_tokens OWNER TO manager",
             "ALTER TABLE temptoken.temp_tokens OWNER TO CURRENT_USER",
+            "42501",
         ),
         (
             "ALTER TABLE temptoken.temp_tokens_rest OWNER TO manager",
             "ALTER TABLE temptoken.temp_tokens_rest OWNER TO CURRENT_USER",
+            "42501",
         ),
-        ("CREATE PUBLICATION everything FOR ALL TABLES", "DROP PUBLICATION everything"),
-        ("CREATE PUBLICATION one FOR TABLE temptoken.temp_tokens", "DROP PUBLICATION one"),
-        ("CREATE PUBLICATION all_of_it FOR TABLES IN SCHEMA temptoken", "DROP PUBLICATION all_of_it"),
+        (
+            "ALTER TABLE manager.opened ADD CONSTRAINT opens FOREIGN KEY (id) REFERENCES temptoken.temp_tokens",
+            "ALTER TABLE manager.opened DROP CONSTRAINT opens",
+            "42501",
+        ),
+        ("CREATE PUBLICATION everything FOR ALL TABLES", "DROP PUBLICATION everything", "P0001"),
+        ("CREATE PUBLICATION one FOR TABLE temptoken.temp_tokens", "DROP PUBLICATION one", "P0001"),
+        ("CREATE PUBLICATION all_of_it FOR TABLES IN SCHEMA temptoken", "DROP PUBLICATION all_of_it", "P0001"),
     ] {
         client.batch_execute(unfit).unwrap();
-        assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 5)"), "P0001", "{unfit}");
-        assert_eq!(sqlstate(&mut client, "SELECT partitions.drop_past()"), "P0001", "{unfit}");
+        for call in ["add_days(ahead => 5)", "drop_past()"] {
+            assert_eq!(sqlstate(&mut client, &format!("SELECT partitions.{call}")), sqlstate_of, "{unfit}");
+        }
         client.batch_execute(fit).unwrap();
     }
     assert_eq!(sqlstate(&mut client, "SELECT partitions.add_days(ahead => 5)"), "ok");
