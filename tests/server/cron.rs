@@ -165,6 +165,11 @@ fn only_a_job_that_sweeps_this_database_for_certain_counts() {
     let superuser = text(&mut client, "SELECT current_user");
     client.batch_execute(&owned_by(&superuser)).unwrap();
     assert_eq!(scheduled(&mut client).unwrap(), "4 * * * *");
+    // Nor is the table, while it belongs to one.
+    client.batch_execute("ALTER TABLE cron.job OWNER TO owner").unwrap();
+    assert_eq!(scheduled(&mut client), None);
+    client.batch_execute(&format!("ALTER TABLE cron.job OWNER TO {superuser}")).unwrap();
+    assert_eq!(scheduled(&mut client).unwrap(), "4 * * * *");
     // Nor does a table count that is not pg_cron's, though pg_cron is there.
     client
         .batch_execute(
