@@ -62,14 +62,14 @@ pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'c
     Ok(tuple.and_then(|tuple| row(id, &tuple)))
 }
 
-/// `None` if one of the first six columns is NULL, which only a dropped NOT NULL allows.
+/// `None` if one of the first six columns is NULL, which only a dropped NOT NULL allows, or has got another type by now.
 fn row<'call>(id: TokenId, tuple: &Tuple<'call>) -> Option<TokenRow<'call>> {
     Some(TokenRow {
         id,
-        id_value: tuple.datum(1)?,
-        token_hash: tuple.bytes(2)?,
-        scope: tuple.bytes(3)?,
-        resource_id: tuple.bytes(4)?,
+        id_value: tuple.value::<Uuid>(1)?,
+        token_hash: tuple.bytes::<Bytea>(2)?,
+        scope: tuple.bytes::<Text>(3)?,
+        resource_id: tuple.bytes::<Text>(4)?,
         created_at: tuple.get::<Timestamptz>(5)?,
         expires_at: tuple.get::<Timestamptz>(6)?,
         uses_left: tuple.get::<Int4>(7),
@@ -225,7 +225,7 @@ pub fn describe<'call>(call: &Call<'call>, row: &TokenRow<'call>) -> Result<Opti
     let [issued, expires] =
         [row.created_at, row.expires_at].map(|micros| Some(Datum::from(micros.div_euclid(1_000_000))));
     let parameters = [Some(row.scope.value), Some(row.resource_id.value), Some(row.id_value), issued, expires];
-    Ok(SELECT.run_for_row(call, TEMP_TOKENS.oid()?, &parameters)?.and_then(|response| response.datum(1)))
+    Ok(SELECT.run_for_row(call, TEMP_TOKENS.oid()?, &parameters)?.and_then(|response| response.value::<Jsonb>(1)))
 }
 
 /// Deletes the token `id`. Returns whether it existed.

@@ -9,7 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use crate::common::{self, Cluster, REGISTER, as_server_user, pg_config, skipped, source_path, sqlstate, text, value};
+use crate::common::{
+    self, Cluster, REGISTER, as_server_user, pg_config, skipped, source_path, sqlstate, text, value, wait_until,
+};
 use postgres::Client;
 
 /// Every call that a token, or a part of one, could be passed to, wherever in it.
@@ -595,6 +597,29 @@ fn the_owner_of_a_partition_gets_no_rights_of_whoever_reads() {
     client.batch_execute(take_back).unwrap();
     let validate = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/1')).status");
     assert_eq!(text(&mut app, &validate), "ok");
+}
+
+/// With partitions the lookup is a statement, which is planned once its lock is there, and a value may be of another type by then.
+#[test]
+fn a_column_gets_another_type_while_a_lookup_waits() {
+    let cluster = Cluster::with_extension(&[]);
+    let [mut client, mut other] = [(), ()].map(|()| cluster.connect("postgres"));
+    text(&mut client, REGISTER);
+    cluster.run_script("postgres", &common::partitioning());
+    let token = text(&mut client, "SELECT temptoken_mint('files', '1', '1 hour')");
+    let validate = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/1')).status");
+    assert_eq!(text(&mut client, &validate), "ok");
+    let pid = text(&mut client, "SELECT pg_backend_pid()");
+    let change = "BEGIN; ALTER TABLE temptoken.temp_tokens ALTER token_hash TYPE bigint USING 77";
+    other.batch_execute(change).unwrap();
+    std::thread::scope(|scope| {
+        let waits = scope.spawn(|| text(&mut client, &validate));
+        let is_waiting = format!("SELECT count(*) FROM pg_locks WHERE pid = {pid} AND NOT granted");
+        wait_until("it waits", || text(&mut other, &is_waiting) == "1");
+        other.batch_execute("COMMIT").unwrap();
+        assert_eq!(waits.join().unwrap(), "token_not_found");
+    });
+    assert_eq!(sqlstate(&mut client, &validate), "42P01");
 }
 
 /// A foreign key of the tokens' own is checked as the owner of the table that it leads to, in the midst of a statement of ours.
