@@ -71,10 +71,11 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::asking(
 /// all, whose owners make triggers and checks for their partitions: the oid, and whether code of others runs amid ours. That is so
 /// where one of these tables, or one that they refer to, which is read as its owner, or a partition or parent of that
 /// - belongs to an ordinary role other than the owner of $1, or
-/// - has a trigger, rule, constraint, default, index, statistic, key of partitions or column that uses a function, type, operator or
-///   operator class of an ordinary role other than the owner of the table, as whom it runs, or a rule that uses a table of one.
+/// - has something that hangs on it, as triggers, rules, constraints, defaults and indexes do, which uses a function, type, operator
+///   or operator class of an ordinary role other than the owner of the table, as whom it runs, or a rule that uses a table of one.
+///   What is used is looked at in the same way.
 ///
-/// What the text of a function calls is not looked at.
+/// What the text of a function calls is not looked at, nor are policies.
 pub static REACHED: Statement = Statement::asking(
     c"
     -- OFFSET 0, here and below: by index, however large the catalogs are.
@@ -107,26 +108,22 @@ pub static REACHED: Statement = Statement::asking(
         FROM unnest(ARRAY(SELECT oid FROM reached UNION SELECT oid FROM referred)) AS t (oid)
         CROSS JOIN LATERAL (SELECT c.oid, c.relowner FROM pg_class AS c WHERE c.oid = t.oid OFFSET 0) AS c
     ), used (for_owner, classid, objid) AS (
-        (SELECT t.owner, 'pg_class'::regclass::oid, t.oid FROM tables AS t
-         UNION ALL
-         SELECT t.owner, d.classid, d.objid FROM tables AS t CROSS JOIN LATERAL (
-             SELECT d.classid, d.objid FROM pg_depend AS d
-             WHERE d.refclassid = 'pg_class'::regclass AND d.refobjid = t.oid AND d.deptype IN ('a', 'i')
-                 AND d.classid <> 'pg_policy'::regclass OFFSET 0
-         ) AS d
-         UNION ALL
-         -- The index of a constraint hangs on the constraint.
-         SELECT t.owner, 'pg_class'::regclass, i.indexrelid FROM tables AS t CROSS JOIN LATERAL (
-             SELECT i.indexrelid FROM pg_index AS i WHERE i.indrelid = t.oid OFFSET 0
-         ) AS i)
+        SELECT t.owner, 'pg_class'::regclass::oid, t.oid FROM tables AS t
         UNION
-        SELECT u.for_owner, d.refclassid, d.refobjid FROM used AS u CROSS JOIN LATERAL (
+        SELECT u.for_owner, next.classid, next.objid FROM used AS u CROSS JOIN LATERAL (
+            -- What hangs on it
+            SELECT d.classid, d.objid FROM pg_depend AS d
+            WHERE d.refclassid = u.classid AND d.refobjid = u.objid AND d.deptype IN ('a', 'i')
+                AND d.classid <> 'pg_policy'::regclass
+            UNION ALL
+            -- What it uses
             SELECT d.refclassid, d.refobjid FROM pg_depend AS d
             WHERE d.classid = u.classid AND d.objid = u.objid
-                AND (d.refclassid IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass)
+                AND (d.refclassid IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass,
+                        'pg_opfamily'::regclass)
                     OR u.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass)
             OFFSET 0
-        ) AS d
+        ) AS next
     ), owners (for_owner, by) AS (
         SELECT t.relowner, tables.owner FROM pg_class AS t, tables WHERE t.oid = $1
         UNION ALL

@@ -702,6 +702,10 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
              CREATE OPERATOR CLASS app.uuid_ops FOR TYPE uuid USING hash AS OPERATOR 1 =, FUNCTION 1 uuid_hash(uuid);
              ALTER OPERATOR CLASS app.uuid_ops USING hash OWNER TO eve;
              CREATE DOMAIN app.uuid AS eve.uuid;
+             CREATE DOMAIN app.held AS uuid CHECK (eve.holds());
+             CREATE FUNCTION eve.hashes(uuid) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
+             ALTER FUNCTION eve.hashes OWNER TO eve;
+             CREATE OPERATOR CLASS app.hash_ops FOR TYPE uuid USING hash AS OPERATOR 1 =, FUNCTION 1 eve.hashes(uuid);
              CREATE OPERATOR app.=== (FUNCTION = eve.compares, LEFTARG = uuid, RIGHTARG = uuid)",
         )
         .unwrap();
@@ -718,8 +722,10 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
         "ALTER TABLE app.opened ADD COLUMN is_seen boolean DEFAULT eve.holds()",
         "ALTER TABLE app.opened ADD COLUMN note eve.text",
         "ALTER TABLE app.opened ADD COLUMN by app.uuid",
+        "ALTER TABLE app.opened ADD COLUMN by app.held",
         "CREATE INDEX ON app.opened (token) WHERE eve.holds()",
         "CREATE INDEX ON app.opened USING hash (token app.uuid_ops)",
+        "CREATE INDEX ON app.opened USING hash (token app.hash_ops)",
         "CREATE STATISTICS app.s ON (eve.holds()::text || token::text) FROM app.opened",
     ] {
         let table = "CREATE TABLE app.opened (token uuid REFERENCES temptoken.temp_tokens ON DELETE CASCADE)";
