@@ -313,6 +313,7 @@ fn find_tokens(call: &Call<'_>, (text,): (Bytes<'_>,)) -> Answer {
 /// Live and expired tokens of each scope, and what was counted of it.
 fn stats(call: &Call<'_>, (): ()) -> Answer {
     static ROW: RowType = row_type!(scope Text, live Int8, expired Int8, next_expiry Timestamptz, outcomes Jsonb);
+    tokens::lock_to_read()?;
     let names = scopes::names(call)?;
     let (mut counted, mut failure) = (Ok(()), None);
     let memory = pg::StepMemory::new(call);

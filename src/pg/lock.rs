@@ -18,6 +18,12 @@ pub fn lock_for_writing(relation: Oid) -> Result<(), TableChanged> {
     unsafe { lock_and_get_owner(relation, WRITING).map(drop) }
 }
 
+/// Locks table `relation` for reading.
+pub fn lock_for_reading(relation: Oid) -> Result<(), TableChanged> {
+    // SAFETY: within a transaction.
+    unsafe { lock_and_get_owner(relation, pg_sys::AccessShareLock as pg_sys::LOCKMODE).map(drop) }
+}
+
 /// Locks table `relation` for writing and returns true, unless that means waiting.
 pub fn lock_for_writing_without_waiting(relation: Oid) -> bool {
     // SAFETY: within a transaction.

@@ -51,7 +51,7 @@ pub use datum::{
     from_boxed, from_utf8, jsonb_length, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
 };
 pub use guard::{Guard, guard_owner};
-pub use lock::{lock_for_writing, lock_for_writing_without_waiting, lock_name, lock_row_to_update};
+pub use lock::{lock_for_reading, lock_for_writing, lock_for_writing_without_waiting, lock_name, lock_row_to_update};
 pub use lookup::{Key, Tuple, find};
 pub use owner::become_owner;
 pub use planner::call_for_each_row;

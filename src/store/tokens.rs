@@ -251,6 +251,12 @@ pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
 }
 
+/// Locks the table until the transaction ends, for a call that reads the scopes before it. Whoever locks both tables locks this one
+/// first.
+pub fn lock_to_read() -> Result<(), Error> {
+    Ok(pg::lock_for_reading(TEMP_TOKENS.oid()?)?)
+}
+
 /// Counts live and expired tokens by scope. Calls `visit` with a row for each scope in `names`, a text[], for each other
 /// scope that a token has, and for NULL: scope, live, expired, next expiry.
 pub fn count_by_scope(names: Option<Datum>, visit: impl FnMut(&Tuple<'_>)) -> Result<(), Error> {

@@ -590,11 +590,12 @@ fn partitions_have_tokens_and_no_default_privileges() {
     assert_eq!(text(&mut cluster.connect("restored"), kind), "r");
 }
 
-/// The steps wait for whoever uses the table, and keep what was done meanwhile, whatever isolation level is the default.
+/// The steps wait for whoever uses the table, and keep what was done meanwhile, whatever isolation level is the default. Nor does
+/// whoever reads the view meanwhile get in their way.
 #[test]
 fn what_is_deleted_while_the_steps_for_partitions_wait_stays_deleted() {
     let cluster = Cluster::with_extension(&["default_transaction_isolation = 'repeatable read'"]);
-    let [mut client, mut other] = [(), ()].map(|()| cluster.connect("postgres"));
+    let [mut client, mut other, mut reader] = [(), (), ()].map(|()| cluster.connect("postgres"));
     text(&mut client, REGISTER);
     let token = text(&mut client, "SELECT temptoken_mint('files', '42', '1 hour')");
     other.batch_execute("BEGIN; SELECT temptoken_mint('files', '43', '1 hour')").unwrap();
@@ -602,8 +603,11 @@ fn what_is_deleted_while_the_steps_for_partitions_wait_stays_deleted() {
         let steps = scope.spawn(|| cluster.run_script("postgres", &common::scale_out("PARTITION BY")));
         let waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted";
         wait_until("the steps wait", || text(&mut client, waiting) != "0");
+        let reads = scope.spawn(|| sqlstate(&mut reader, "SELECT count(*) FROM temptoken.active_tokens"));
+        wait_until("the reader waits", || text(&mut client, waiting) == "2");
         other.batch_execute(&format!("SELECT temptoken_delete('{token}'); COMMIT")).unwrap();
         steps.join().unwrap();
+        assert_eq!(reads.join().unwrap(), "ok");
     });
     assert_eq!(text(&mut client, "SELECT relkind FROM pg_class WHERE oid = 'temptoken.temp_tokens'::regclass"), "p");
     let status = format!("SELECT (temptoken_try_validate('{token}', 'GET', '/files/42')).status");

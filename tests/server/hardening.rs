@@ -703,6 +703,9 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
              ALTER OPERATOR CLASS app.uuid_ops USING hash OWNER TO eve;
              CREATE DOMAIN app.uuid AS eve.uuid;
              CREATE DOMAIN app.held AS uuid CHECK (eve.holds());
+             CREATE TABLE app.log (token uuid); CREATE VIEW app.seen AS SELECT eve.holds();
+             CREATE TABLE app.noted (token uuid);
+             CREATE TRIGGER t AFTER INSERT ON app.noted FOR EACH ROW EXECUTE FUNCTION eve.note();
              CREATE FUNCTION eve.hashes(uuid) RETURNS integer LANGUAGE sql IMMUTABLE AS 'SELECT 1';
              ALTER FUNCTION eve.hashes OWNER TO eve;
              CREATE OPERATOR CLASS app.hash_ops FOR TYPE uuid USING hash AS OPERATOR 1 =, FUNCTION 1 eve.hashes(uuid);
@@ -716,6 +719,8 @@ fn the_owner_of_what_a_table_that_refers_to_tokens_uses_gets_no_rights() {
         &format!("CREATE TRIGGER t {trigger} WHEN (eve.holds()) EXECUTE FUNCTION suppress_redundant_updates_trigger()"),
         "CREATE RULE r AS ON DELETE TO app.opened WHERE eve.holds() DO ALSO SELECT 1",
         "CREATE RULE r AS ON DELETE TO app.opened DO ALSO INSERT INTO eve.log VALUES (OLD.token)",
+        "CREATE RULE r AS ON DELETE TO app.opened DO ALSO INSERT INTO app.log SELECT NULL FROM app.seen",
+        "CREATE RULE r AS ON DELETE TO app.opened DO ALSO INSERT INTO app.noted VALUES (OLD.token)",
         "ALTER TABLE app.opened ADD CHECK (eve.holds())",
         "ALTER TABLE app.opened ADD CHECK (token OPERATOR(app.===) token)",
         "ALTER TABLE app.opened ADD EXCLUDE USING btree (token WITH =) WHERE (eve.holds())",
