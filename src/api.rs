@@ -320,13 +320,7 @@ fn stats(call: &Call<'_>, (): ()) -> Answer {
     call.rows(&ROW, |put| {
         counted = tokens::count_by_scope(names, |row| {
             memory.step(|| match counts(call, row.get::<Text>(1)) {
-                Ok(outcomes) => put(&[
-                    row.value::<Text>(1),
-                    row.value::<Int8>(2),
-                    row.value::<Int8>(3),
-                    row.value::<Timestamptz>(4),
-                    outcomes,
-                ]),
+                Ok(outcomes) => put(&[row.datum(1), row.datum(2), row.datum(3), row.datum(4), outcomes]),
                 Err(error) => failure = Some(error),
             });
         });

@@ -43,7 +43,6 @@ declare! {
     fn heap_copytuple(tuple: HeapTuple) -> HeapTuple;
     fn heap_form_tuple(description: TupleDesc, values: In<Datum>, nulls: In<bool>) -> HeapTuple;
     fn heap_deform_tuple(tuple: HeapTuple, description: TupleDesc, values: *mut Datum, nulls: *mut bool);
-    fn SPI_gettypeid(description: TupleDesc, number: c_int) -> Oid;
     fn HeapTupleHeaderGetDatum(tuple: HeapTupleHeader) -> Datum;
 
     // Calls

@@ -3,7 +3,6 @@
 //! It has no planner, no search path and no privileges in its way, takes no transaction id, and works on a standby. No
 //! setting of the session changes it: the catalogs' own lookups (systable_beginscan) obey ignore_system_indexes.
 
-use std::ffi::c_int;
 use std::marker::PhantomData;
 use std::ptr;
 
@@ -103,31 +102,24 @@ impl<'a> Tuple<'a> {
         unsafe { pg_sys::TransactionIdIsCurrentTransactionId((*(*self.tuple).t_data).t_choice.t_heap.t_xmin) }
     }
 
-    /// Column `number`, from 1, of whatever type. `None` for NULL and past the last column.
+    /// Column `number`, from 1, as the value that it is. `None` for NULL and past the last column.
     pub fn datum(&self, number: usize) -> Option<Datum> {
         let at = number - 1;
         // SAFETY: there are as many values and flags as columns.
         unsafe { (at < self.columns.count && !*self.columns.nulls.add(at)).then(|| *self.columns.values.add(at)) }
     }
 
-    /// Column `number`, from 1, as the value that it is. `None` for NULL, and for a value of another type: while a statement waits
-    /// for its table, the column may get another one.
-    pub fn value<T: SqlType>(&self, number: usize) -> Option<Datum> {
-        // SAFETY: reads the description. A number past the last column has no type.
-        let of = unsafe { ffi::SPI_gettypeid(self.description, number as c_int) };
-        self.datum(number).filter(|_| of == T::OID)
-    }
-
-    /// As [`Self::value`], read.
+    /// Column `number`, from 1, which the caller knows to be of this type. `None` for NULL.
     pub fn get<T: SqlType>(&self, number: usize) -> Option<T::Value<'a>> {
-        // SAFETY: the value is of this type. The row outlives 'a.
-        self.value::<T>(number).map(|value| unsafe { T::read(value) })
+        // SAFETY: the types of the tables' columns are checked when the tables are found, and statements are our own. The
+        // row outlives 'a.
+        self.datum(number).map(|datum| unsafe { T::read(datum) })
     }
 
     /// A text or bytea column, with the value to hand on.
-    pub fn bytes<T: SqlType<Value<'a> = &'a [u8]>>(&self, number: usize) -> Option<Bytes<'a>> {
+    pub fn bytes(&self, number: usize) -> Option<Bytes<'a>> {
         // SAFETY: as in `get`.
-        self.value::<T>(number).map(|value| unsafe { Bytes::read(value) })
+        self.datum(number).map(|datum| unsafe { Bytes::read(datum) })
     }
 }
 

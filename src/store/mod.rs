@@ -65,10 +65,19 @@ impl Table {
         Err(Kind::TablesMissing.into())
     }
 
+    /// Locks the table for reading until the transaction ends. What a statement then reads is of the types that [`Self::oid`] has seen.
+    fn lock_for_reading(&self) -> Result<Oid, Error> {
+        self.lock(pg::lock_for_reading)
+    }
+
     /// Locks the table for writing until the transaction ends.
     fn lock_for_writing(&self) -> Result<Oid, Error> {
+        self.lock(pg::lock_for_writing)
+    }
+
+    fn lock(&self, take: impl Fn(Oid) -> Result<(), TableChanged>) -> Result<Oid, Error> {
         self.locked(|oid, is_current| {
-            pg::lock_for_writing(oid)?;
+            take(oid)?;
             if is_current() { Ok(oid) } else { Err(TableChanged) }
         })
     }

@@ -169,7 +169,7 @@ pub fn names(call: &Call<'_>) -> Result<Option<Datum>, Error> {
     static SELECT: Statement =
         Statement::reading(c"SELECT pg_catalog.array_agg(name::text) FROM temptoken.scopes", &[]);
     let row = SELECT.run_for_row(call, SCOPES.oid()?, &[])?;
-    Ok(row.and_then(|row| row.value::<TextList>(1)))
+    Ok(row.and_then(|row| row.datum(1)))
 }
 
 /// Deletes the scope `name`. Returns whether it existed.

@@ -6,8 +6,8 @@ use std::sync::atomic::Ordering;
 use super::TEMP_TOKENS;
 use crate::errors::Error;
 use crate::pg::{
-    self, Bytea, Bytes, Call, Datum, ElementType, Int4, Int8, Jsonb, Key, Oid, SqlType as _, Statement, Text, TextList,
-    Timestamptz, Tuple, Uuid,
+    self, Bytea, Bytes, Call, Datum, ElementType, Int4, Int8, Jsonb, Key, Oid, SqlType as _, Statement, TableChanged,
+    Text, TextList, Timestamptz, Tuple, Uuid,
 };
 use crate::token::{Digest, TokenId};
 
@@ -54,22 +54,22 @@ pub fn find<'call>(call: &Call<'call>, id: TokenId) -> Result<Option<TokenRow<'c
     let key = Key::uuid(id.as_bytes());
     let tuple = TEMP_TOKENS.locked(|oid, is_current| {
         if TEMP_TOKENS.has_rows.load(Ordering::Relaxed) {
-            pg::find(call, oid, is_current, &key)
-        } else {
-            SELECT.run_for_row(call, oid, &[Some(pg::uuid(id.as_bytes()))])
+            return pg::find(call, oid, is_current, &key);
         }
+        pg::lock_for_reading(oid)?;
+        if is_current() { SELECT.run_for_row(call, oid, &[Some(pg::uuid(id.as_bytes()))]) } else { Err(TableChanged) }
     })?;
     Ok(tuple.and_then(|tuple| row(id, &tuple)))
 }
 
-/// `None` if one of the first six columns is NULL, which only a dropped NOT NULL allows, or has got another type by now.
+/// `None` if one of the first six columns is NULL, which only a dropped NOT NULL allows.
 fn row<'call>(id: TokenId, tuple: &Tuple<'call>) -> Option<TokenRow<'call>> {
     Some(TokenRow {
         id,
-        id_value: tuple.value::<Uuid>(1)?,
-        token_hash: tuple.bytes::<Bytea>(2)?,
-        scope: tuple.bytes::<Text>(3)?,
-        resource_id: tuple.bytes::<Text>(4)?,
+        id_value: tuple.datum(1)?,
+        token_hash: tuple.bytes(2)?,
+        scope: tuple.bytes(3)?,
+        resource_id: tuple.bytes(4)?,
         created_at: tuple.get::<Timestamptz>(5)?,
         expires_at: tuple.get::<Timestamptz>(6)?,
         uses_left: tuple.get::<Int4>(7),
@@ -225,7 +225,7 @@ pub fn describe<'call>(call: &Call<'call>, row: &TokenRow<'call>) -> Result<Opti
     let [issued, expires] =
         [row.created_at, row.expires_at].map(|micros| Some(Datum::from(micros.div_euclid(1_000_000))));
     let parameters = [Some(row.scope.value), Some(row.resource_id.value), Some(row.id_value), issued, expires];
-    Ok(SELECT.run_for_row(call, TEMP_TOKENS.oid()?, &parameters)?.and_then(|response| response.value::<Jsonb>(1)))
+    Ok(SELECT.run_for_row(call, TEMP_TOKENS.oid()?, &parameters)?.and_then(|response| response.datum(1)))
 }
 
 /// Deletes the token `id`. Returns whether it existed.
@@ -251,10 +251,10 @@ pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
 }
 
-/// Locks the table until the transaction ends, for a call that reads the scopes before it. Whoever locks both tables locks this one
+/// Locks the table until the transaction ends, for a call that reads the scopes first. Whoever locks both tables locks this one
 /// first.
 pub fn lock_to_read() -> Result<(), Error> {
-    Ok(pg::lock_for_reading(TEMP_TOKENS.oid()?)?)
+    TEMP_TOKENS.lock_for_reading().map(drop)
 }
 
 /// Counts live and expired tokens by scope. Calls `visit` with a row for each scope in `names`, a text[], for each other
