@@ -65,8 +65,8 @@ LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_mint(text, text, interval, jsonb, integer, boolean) IS
 'Mints a token and returns it, the only time that it can be seen.
-scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding and semicolon, which are not . or .. (dots); an empty one stands for no resource, and temptoken_delete_by_resource_id removes nothing for it. ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation; at most 65536 bytes as a text. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id, an empty one too, end in the same transaction, so that only the newest works, where every mint of them replaces; whoever else replaces them waits until this transaction ends.
-Errors: TT003 scope_unknown; TT005 ttl_exceeds_max; TT012 invalid_resource_id; 22023 max_uses not positive or over the scope''s; 54000 metadata of more bytes; 25006 in a read-only transaction.';
+scope: a registered one. resource_id: at most 2048 bytes; where the scope has a placeholder, RFC 3986 path characters without percent-encoding and semicolon, which are not . or .. (dots); an empty one stands for no resource, and temptoken_delete_by_resource_id removes nothing for it. ttl: greater than zero and at most the scope''s max_ttl, without months or years; the expiry is cut to the millisecond. metadata: returned by validation; at most 65536 bytes as a text, in at most 64 levels of objects and arrays. max_uses: positive, and at most the scope''s; NULL for the scope''s. replace: the earlier tokens of this scope and resource id, an empty one too, end in the same transaction, so that only the newest works, where every mint of them replaces; whoever else replaces them waits until this transaction ends.
+Errors: TT003 scope_unknown; TT005 ttl_exceeds_max; TT012 invalid_resource_id; 22023 max_uses not positive or over the scope''s; 54000 metadata of more bytes or levels; 25006 in a read-only transaction.';
 
 CREATE FUNCTION @extschema@.temptoken_mint_many(
     scope text,
@@ -267,7 +267,7 @@ RETURNS SETOF record
 LANGUAGE c VOLATILE CALLED ON NULL INPUT SUPPORT temptoken.planner_support
 AS 'MODULE_PATHNAME';
 COMMENT ON FUNCTION @extschema@.temptoken_find_tokens(text) IS
-'Every token that stands in a text as it was minted, such as a log (decode a mail before): its id, whether this database has it, whether it is active: not expired, with uses left, its scope registered. Do not paste a log between quotes: it has what strangers have sent. In psql, \set log `grep -aoE ''[a-z0-9_]_[0-9a-f]{96}'' leaked.log` and then :''log''.';
+'Every token that stands in a text as it was minted, such as a log (decode a mail before): its id, whether this database has it, whether it is active: not expired, with uses left, its scope registered. Do not paste a log between quotes: it has what strangers have sent. In psql, \set log `grep -aoE ''_[0-9a-f]{96}'' leaked.log | sed s/^/x/` and then :''log''.';
 
 -- A barrier: whoever may read the view sees nothing of other tokens by a function of his own in WHERE.
 CREATE VIEW temptoken.active_tokens WITH (security_barrier) AS

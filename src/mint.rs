@@ -15,6 +15,10 @@ use crate::values::{Span, TextArray};
 /// and write it to a log.
 const METADATA_MAX: usize = 65_536;
 
+/// The most levels of objects and arrays in it. Parsers have limits of their own, and what one has read another may not: clients,
+/// or a subscriber, where that ends replication.
+const LEVELS_MAX: usize = 64;
+
 /// What every token of one call shares. NULL is `None`.
 pub struct Request<'call> {
     pub scope: Option<&'call [u8]>,
@@ -37,9 +41,12 @@ impl<'call> Request<'call> {
         };
         let judged = scopes::with(call, name, judge)?.ok_or_else(|| Error::scope_unknown(name))?;
         let (expires_at_ms, uses_left) = judged.map_err(|problem| Error::mint(problem, name))?;
-        let size = self.metadata.map_or(0, pg::jsonb_length);
-        if size > METADATA_MAX {
-            return Err(Error::metadata_too_large(size, METADATA_MAX));
+        let text = self.metadata.map_or(&[][..], |metadata| pg::jsonb_text(call, metadata));
+        if text.len() > METADATA_MAX {
+            return Err(Error::metadata_too_large(text.len(), METADATA_MAX));
+        }
+        if levels(text) > LEVELS_MAX {
+            return Err(Kind::MetadataTooDeep.into());
         }
         Ok(tokens::Mint { scope: name, created_at: now, expires_at_ms, uses_left, metadata: self.metadata })
     }
@@ -102,6 +109,24 @@ fn require_different(call: &Call<'_>, resource_ids: &[Option<&[u8]>]) -> Result<
     let sorted = pg::list(call, resource_ids.iter().copied());
     sorted.sort_unstable();
     if sorted.windows(2).any(|pair| pair[0] == pair[1]) { Err(Kind::RepeatedResourceId.into()) } else { Ok(()) }
+}
+
+/// How deep the objects and arrays of a JSON text are nested.
+fn levels(json: &[u8]) -> usize {
+    let (mut level, mut deepest, mut in_string, mut bytes) = (0_usize, 0, false, json.iter());
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'\\' if in_string => _ = bytes.next(),
+            b'"' => in_string = !in_string,
+            b'[' | b'{' if !in_string => {
+                level += 1;
+                deepest = deepest.max(level);
+            }
+            b']' | b'}' if !in_string => level = level.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
 }
 
 fn text(token: &Token, prefix: Prefix) -> Datum {

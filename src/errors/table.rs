@@ -68,6 +68,8 @@ table! {
         "Pass NULL for the scope's own limit, or a positive number that is not over it.";
     MetadataTooLarge: "program_limit_exceeded", b"54000", "metadata is too large",
         "Keep what is large in a table of your own, and its key in the metadata.";
+    MetadataTooDeep: "program_limit_exceeded", b"54000", "metadata is nested in more than 64 levels",
+        "Keep it flat. Other parsers of JSON have such limits too.";
     InvalidArray: "array_subscript_error", b"2202E", "resource_ids must be a one-dimensional array",
         "Pass ARRAY['id 1', 'id 2'].";
     RepeatedResourceId: "invalid_parameter_value", b"22023", "resource_ids names a resource id twice",

@@ -1,8 +1,9 @@
 //! Lists, sets, arrays and JSON in the memory of a call. PostgreSQL frees them, so none has a destructor. Where
 //! memory is at its end, 53200 leaves by longjmp.
 
-use std::ffi::{c_char, c_int};
+use std::ffi::{CStr, c_char, c_int};
 
+use pgrx::fcinfo::direct_function_call_as_datum;
 use pgrx::pg_sys::{self, Datum};
 use pgrx::{PgSqlErrorCode, PgTryBuilder};
 
@@ -43,7 +44,16 @@ pub fn array(call: &Call<'_>, elements: impl ExactSizeIterator<Item = Datum>, of
 pub fn jsonb(_call: &Call<'_>, json: &str) -> Result<Option<Datum>, OutOfMemory> {
     let argument = Some(Datum::from(copy_to_cstring(json.as_bytes())?));
     // SAFETY: jsonb_in takes a C string.
-    Ok(unsafe { pgrx::fcinfo::direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]) })
+    Ok(unsafe { direct_function_call_as_datum(pg_sys::jsonb_in, &[argument]) })
+}
+
+/// A jsonb as a text. As a value it may be thousands of times smaller: 1e131071 takes 16 bytes.
+pub fn jsonb_text<'call>(_call: &Call<'call>, value: Datum) -> &'call [u8] {
+    // SAFETY: the callers pass jsonb. The text is a C string in the memory of the call.
+    unsafe {
+        let text = direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(value)]);
+        text.map_or(&[], |text| CStr::from_ptr(text.cast_mut_ptr()).to_bytes())
+    }
 }
 
 /// The field `name` of a JSON object, as a text; the last one if there are several. `None` if there is none, it is null, or
@@ -52,9 +62,8 @@ pub fn json_field<'call>(_call: &Call<'call>, json: &[u8], name: &[u8]) -> Optio
     let arguments = [json, name].map(|text| Some(varlena(text)));
     // SAFETY: the function takes a json, which is stored as text, and a text, and does nothing but read them: there is
     // nothing to roll back after its error. The result lives as long as the call.
-    let field = PgTryBuilder::new(|| unsafe {
-        pgrx::fcinfo::direct_function_call_as_datum(pg_sys::json_object_field_text, &arguments)
-    });
+    let field =
+        PgTryBuilder::new(|| unsafe { direct_function_call_as_datum(pg_sys::json_object_field_text, &arguments) });
     let malformed = [
         PgSqlErrorCode::ERRCODE_INVALID_TEXT_REPRESENTATION,
         PgSqlErrorCode::ERRCODE_UNTRANSLATABLE_CHARACTER,

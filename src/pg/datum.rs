@@ -4,10 +4,9 @@
 //! there are two ways to ask for memory. `palloc` raises 53200 by longjmp. The functions that return [`OutOfMemory`] are
 //! for frames that own destructors.
 
-use std::ffi::{CStr, c_char, c_int};
+use std::ffi::{c_char, c_int};
 use std::ptr;
 
-use pgrx::fcinfo::direct_function_call_as_datum;
 use pgrx::pg_sys::{self, Datum, Oid};
 use pgrx::varlena::{set_varsize_4b, varatt_is_1b, varatt_is_1b_e, varatt_is_4b_u, varlena_to_byte_slice, varsize_any};
 
@@ -159,15 +158,6 @@ pub fn varlena(bytes: &[u8]) -> Datum {
         let room = copy(pg_sys::VARHDRSZ, bytes, 0);
         set_varsize_4b(room.cast(), (pg_sys::VARHDRSZ + bytes.len()) as i32);
         Datum::from(room)
-    }
-}
-
-/// The bytes of a jsonb as a text. As a value it may be thousands of times smaller: 1e131071 takes 16 bytes.
-pub fn jsonb_length(value: Datum) -> usize {
-    // SAFETY: the callers pass jsonb. The text is a C string.
-    unsafe {
-        let text = direct_function_call_as_datum(pg_sys::jsonb_out, &[Some(value)]);
-        text.map_or(0, |text| CStr::from_ptr(text.cast_mut_ptr()).count_bytes())
     }
 }
 

@@ -45,10 +45,10 @@ pub use pgrx::pg_sys::{Datum, InvalidOid, Oid};
 
 pub use call::{Call, InParallelOperation, RowType, enter};
 pub(crate) use call::{row_type, sql_functions};
-pub use collections::{ElementType, Set, StepMemory, array, json_field, jsonb, list};
+pub use collections::{ElementType, Set, StepMemory, array, json_field, jsonb, jsonb_text, list};
 pub use datum::{
     Boolean, Bytea, Bytes, Int4, Int8, Internal, Interval, Jsonb, SqlType, Text, TextList, Timestamptz, Uuid,
-    from_boxed, from_utf8, jsonb_length, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
+    from_boxed, from_utf8, keep_varlena, timestamptz, to_boxed, try_varlena, uuid, varlena,
 };
 pub use guard::{Guard, guard_owner};
 pub use lock::{lock_for_reading, lock_for_writing, lock_for_writing_without_waiting, lock_name, lock_row_to_update};

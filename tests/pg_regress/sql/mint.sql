@@ -69,17 +69,19 @@ SELECT scope, count(*) FROM temptoken.temp_tokens GROUP BY scope ORDER BY scope;
 SELECT public.temptoken_mint('files', 'a/b', '1 hour');
 DELETE FROM temptoken.temp_tokens;
 
--- Metadata comes back as it went in, of whatever depth, and at most 65536 bytes as a text.
+-- Metadata comes back as it went in, at most 65536 bytes as a text and 64 levels, whatever stands in its strings.
 CREATE TEMP TABLE data (number serial, metadata jsonb);
 INSERT INTO data (metadata) VALUES (NULL), ('null'), ('1'), ('"text"'), ('[]'), ('{"a": {"b": [1, 2, null]}}'),
-    (jsonb_build_object('big', repeat('x', 65525))), ((repeat('[', 1000) || repeat(']', 1000))::jsonb);
+    (jsonb_build_object('big', repeat('x', 65525))), ((repeat('[{"a":', 32) || '1' || repeat('}]', 32))::jsonb),
+    (to_jsonb(repeat('["' || chr(92), 100))), ((repeat('[[],', 63) || to_jsonb(']"['::text) || repeat(']', 63))::jsonb);
 SELECT number, (v).status, (v).metadata IS NOT DISTINCT FROM metadata AS same
 FROM (SELECT number, metadata, public.temptoken_try_validate(
     public.temptoken_mint('files', '42', '1 hour', metadata), 'GET', '/files/42') AS v FROM data) AS it
 ORDER BY number;
-INSERT INTO data (metadata) VALUES (jsonb_build_object('big', repeat('x', 65526)));
-SELECT public.temptoken_mint('files', '42', '1 hour', metadata) FROM data WHERE number = 9;
-SELECT count(*) FROM data, public.temptoken_mint_many('files', '{a,b}', '1 hour', metadata) WHERE number = 9;
+INSERT INTO data (metadata) VALUES (jsonb_build_object('big', repeat('x', 65526))), ((repeat('[{"a":', 32) || '[]' || repeat('}]', 32))::jsonb);
+SELECT public.temptoken_mint('files', '42', '1 hour', metadata) FROM data WHERE number = 11;
+SELECT public.temptoken_mint('files', '42', '1 hour', metadata) FROM data WHERE number = 12;
+SELECT count(*) FROM data, public.temptoken_mint_many('files', '{a,b}', '1 hour', metadata) WHERE number = 11;
 -- 16 bytes as a jsonb.
 SELECT public.temptoken_mint('files', '42', '1 hour', '1e131071');
 -- Not even a row written by hand lives for ever.
