@@ -115,11 +115,6 @@ impl Token {
             .map(|at| &text[at - 1..at + 1 + DIGITS])
     }
 
-    /// Id and secret, for a set of tokens.
-    pub fn key(&self) -> [u8; LEN] {
-        self.0
-    }
-
     /// The public id.
     pub fn id(&self) -> TokenId {
         Uuid::from_bytes(std::array::from_fn(|at| self.0[at]))

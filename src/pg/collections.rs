@@ -10,6 +10,7 @@ use pgrx::{PgSqlErrorCode, PgTryBuilder};
 use super::call::Call;
 use super::datum::{SqlType as _, Text, copy_to_cstring, palloc_list, varlena};
 use super::ffi::{construct_array, hash_search};
+use super::keyed_hash::keyed_hash;
 use super::report::{ERROR_MEMORY, require_memory};
 use crate::values::OutOfMemory;
 
@@ -113,12 +114,14 @@ impl StepMemory {
     }
 }
 
-/// A set of keys of `LENGTH` bytes.
-pub struct Set<const LENGTH: usize>(*mut pg_sys::HTAB);
+/// A set of keys. They are kept as keyed hashes: whoever chooses keys cannot choose where PostgreSQL's hash table puts them, and so
+/// have all in one place.
+pub struct Set(*mut pg_sys::HTAB);
 
-impl<const LENGTH: usize> Set<LENGTH> {
+impl Set {
     /// An empty set.
     pub fn new(_call: &Call<'_>) -> Self {
+        const LENGTH: usize = 32;
         let flags = pg_sys::HASH_ELEM | pg_sys::HASH_BLOBS | pg_sys::HASH_CONTEXT;
         // SAFETY: the table is made in the memory context of the call.
         unsafe {
@@ -133,10 +136,10 @@ impl<const LENGTH: usize> Set<LENGTH> {
     }
 
     /// Adds `key`. Returns whether it is new.
-    pub fn insert(&mut self, key: &[u8; LENGTH]) -> bool {
-        let mut found = false;
-        // SAFETY: the key has the length of the table's keys. The table copies it as its entry.
-        unsafe { hash_search(self.0, key.as_ptr().cast(), pg_sys::HASHACTION::HASH_ENTER, &mut found) };
+    pub fn insert(&mut self, key: &[u8]) -> bool {
+        let (hash, mut found) = (keyed_hash(&[key]), false);
+        // SAFETY: the hash has the length of the table's keys. The table copies it as its entry.
+        unsafe { hash_search(self.0, hash.as_ptr().cast(), pg_sys::HASHACTION::HASH_ENTER, &mut found) };
         !found
     }
 }

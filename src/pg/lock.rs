@@ -1,11 +1,9 @@
 //! Locks on tables, rows and names, which the transaction holds until it ends.
 
-use std::slice;
-
 use pgrx::pg_sys::{self, Oid};
-use sha2::{Digest as _, Sha256};
 
 use super::ffi::GetCurrentCommandId;
+use super::keyed_hash::keyed_hash;
 use super::lookup::{Key, Lookup};
 use super::relation::{TableChanged, open};
 use super::session::{check_for_interrupts, database_oid};
@@ -100,19 +98,9 @@ pub(super) unsafe fn lock_tuple(
 /// Locks the name that `parts` make up, among names of the same `kind`, and waits for others who hold it. The lock is
 /// advisory, in a space of its own beside that of pg_advisory_lock(). Names with the same hash share a lock.
 ///
-/// pg_locks shows the hash to every role. So that nobody can look for the name that it is of, it is keyed with a secret of
-/// this server's: random bytes that initdb has put into the control file, and that no SQL shows (access/xlog.h).
+/// pg_locks shows the hash to every role, and it is keyed.
 pub fn lock_name(kind: u16, parts: &[&[u8]], is_shared: bool) {
-    // SAFETY: the server has read the control file, and it has so many bytes of these.
-    let secret: &[u8] = unsafe {
-        slice::from_raw_parts(pg_sys::GetMockAuthenticationNonce().cast(), pg_sys::MOCK_AUTH_NONCE_LEN as usize)
-    };
-    let mut hasher = Sha256::new_with_prefix(secret);
-    for part in parts {
-        hasher.update(part.len().to_be_bytes());
-        hasher.update(part);
-    }
-    let hash = hasher.finalize();
+    let hash = keyed_hash(parts);
     let [first, second] = [0, 4].map(|at| u32::from_be_bytes([hash[at], hash[at + 1], hash[at + 2], hash[at + 3]]));
     let tag = pg_sys::LOCKTAG {
         locktag_field1: database_oid(),

@@ -29,6 +29,7 @@ mod datum;
 mod ffi;
 mod guard;
 mod key_scan;
+mod keyed_hash;
 mod lock;
 mod lookup;
 mod owner;

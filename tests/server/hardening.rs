@@ -599,6 +599,44 @@ fn the_owner_of_a_partition_gets_no_rights_of_whoever_reads() {
     assert_eq!(text(&mut app, &validate), "ok");
 }
 
+/// Texts that look like tokens, made so that PostgreSQL's own hash of their bytes (hashfn.c, hash_bytes) is the same for all.
+fn tokens_of_one_hash(count: u32) -> String {
+    fn mix([mut a, mut b, mut c]: [u32; 3]) -> [u32; 3] {
+        for (by, then) in [(4, 6), (8, 16), (19, 4)] {
+            a = a.wrapping_sub(c) ^ c.rotate_left(by);
+            c = c.wrapping_add(b);
+            b = b.wrapping_sub(a) ^ a.rotate_left(then);
+            a = a.wrapping_add(c);
+            (a, b, c) = (c, a, b);
+        }
+        [a, b, c]
+    }
+    let one = |number: u32| {
+        let mut words = [number, 0x0080_0000, 0x80, number, 0, 0, number, 0, 0, 0, 0, 0];
+        let mut state = [0x9e37_79b9_u32.wrapping_add(48).wrapping_add(3_923_095); 3];
+        for block in 0..3 {
+            state = mix(std::array::from_fn(|at| state[at].wrapping_add(words[3 * block + at])));
+        }
+        // The last block brings the state to 1, 2, 3.
+        (0..3).for_each(|at| words[9 + at] = (at as u32 + 1).wrapping_sub(state[at]));
+        words.iter().fold("x_".to_owned(), |text, word| {
+            word.to_le_bytes().iter().fold(text, |text, byte| format!("{text}{byte:02x}"))
+        })
+    };
+    (0..count).map(one).collect::<Vec<_>>().join(" ")
+}
+
+/// A log has what strangers have sent. Made-up tokens in it do not take time by the square of their number.
+#[test]
+fn a_log_full_of_made_up_tokens_is_looked_through_in_time() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    client.batch_execute("SET statement_timeout = '20s'").unwrap();
+    let log = tokens_of_one_hash(100_000);
+    let found = client.query_one("SELECT count(*) FROM temptoken_find_tokens($1)", &[&log]).unwrap();
+    assert_eq!(found.get::<_, i64>(0), 100_000);
+}
+
 /// With partitions the lookup is a statement, which is planned once its lock is there. A column may have another type by then.
 #[test]
 fn a_column_gets_another_type_while_a_lookup_waits() {
