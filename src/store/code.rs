@@ -51,8 +51,9 @@ pub static HAS_CODE: Statement = Statement::asking(
         ) OR EXISTS (
             -- The extension's own function in the check and the trigger, replaced.
             SELECT FROM pg_proc AS f JOIN pg_language AS l ON l.oid = f.prolang
-            WHERE f.proname IN ('scope_is_valid', 'scopes_changed') AND f.pronamespace = 'temptoken'::regnamespace
-                AND l.lanname <> 'c'
+            WHERE l.lanname <> 'c' AND f.oid IN (
+                'temptoken.scopes_changed()'::regprocedure,
+                'temptoken.scope_is_valid(text, text[], text, interval, integer, text[])'::regprocedure)
         )
     FROM (SELECT ARRAY(SELECT $1 UNION SELECT p.relid FROM pg_partition_tree($1) AS p) AS oids OFFSET 0) AS t",
     &[OID],
