@@ -14,7 +14,6 @@ use std::sync::OnceLock;
 
 use pgrx::pg_sys::{self, Oid};
 
-use super::datum::{Boolean, Int8};
 use super::ffi;
 use super::owner::Roles;
 use super::relation::{has_relative_of_another, lock_with_children, of_catalog, oids, reaches_others};
@@ -31,9 +30,8 @@ pub struct Guard {
     pub has_code: &'static Statement,
     /// Whether the role of oid $1, that of oid $2, or that of the session is a superuser or may become one: a boolean.
     pub may_be_superuser: &'static Statement,
-    /// The tables that a deletion from the table of oid $1 may reach, its partitions too: the oid, a bigint, and whether code of
-    /// ordinary roles runs amid ours, on these or on what they refer to. In the order of their oids.
-    pub reached: &'static Statement,
+    /// Whether what writes to the table of oid $1 may run code of ordinary roles, by foreign keys, partitions and triggers: a boolean.
+    pub reaches_code: &'static Statement,
     /// The error for what another role has in the temporary schema.
     pub temporary_object: fn() -> Report,
     /// The error for tables of an ordinary owner in the session of a superuser.
@@ -149,8 +147,9 @@ pub(super) unsafe fn guarded<R>(relation: Oid, effect: Effect, roles: Roles, wor
             if has_relative_of_another(relation) {
                 refuse(|guard| guard.reached_table);
             }
-        } else if reaches_others(relation) {
-            refuse_reached_table(guard, relation, effect == Effect::Deletes);
+        } else if reaches_others(relation) && guard.reaches_code.asks(&[relation]) {
+            // No lock is taken on tables of others, which would hold up who deletes nothing there.
+            refuse(|guard| guard.reached_table);
         }
         if has_temporary_object_of_another(roles.owner) {
             // A look that waits for a partition does not see what was done there meanwhile.
@@ -160,39 +159,6 @@ pub(super) unsafe fn guarded<R>(relation: Oid, effect: Effect, roles: Roles, wor
             }
         }
         work()
-    }
-}
-
-/// Raises an error if a deletion from table `relation` may reach a table of an ordinary role other than the owner, by foreign
-/// keys and partitions. The triggers there run with the owner's rights, and before PostgreSQL 18 deferred ones too. What `deletes`
-/// itself locks these tables, as it would in the end; what does not may set off a trigger of the owner's that does.
-///
-/// # Safety
-/// As of [`guarded`].
-unsafe fn refuse_reached_table(guard: &Guard, relation: Oid, deletes: bool) {
-    let (mut locked, mut is_of_another) = (ptr::null_mut::<pg_sys::List>(), false);
-    // SAFETY: by the caller's promise. Lists of oids can be compared.
-    unsafe {
-        // While a lock is waited for, other tables may come to refer to these. The look that finds no other is the last.
-        loop {
-            let mut found = ptr::null_mut();
-            guard.reached.execute(&[Some(relation.into())], &mut |row| {
-                if deletes {
-                    // The mode of a deletion. With it no other table comes to refer to this one while the statement waits for a row.
-                    let oid = Oid::from(row.get::<Int8>(1).unwrap_or_default() as u32);
-                    pg_sys::LockRelationOid(oid, pg_sys::RowExclusiveLock as pg_sys::LOCKMODE);
-                    found = pg_sys::lappend_oid(found, oid);
-                }
-                is_of_another |= row.get::<Boolean>(2) == Some(true);
-            });
-            if pg_sys::equal(found.cast(), locked.cast()) {
-                break;
-            }
-            locked = found;
-        }
-        if is_of_another {
-            refuse(|guard| guard.reached_table);
-        }
     }
 }
 

@@ -69,7 +69,7 @@ unsafe fn as_user<R>(owner: Oid, work: impl FnOnce(Roles) -> R) -> R {
     }
 }
 
-/// Sets a setting until the acting as an owner ends.
+/// Sets a setting until the caller's GUC level ends.
 ///
 /// # Safety
 /// Acting as an owner. An error leaves by longjmp.

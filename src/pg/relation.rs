@@ -166,21 +166,18 @@ pub fn has_trigger_enabled_always(relation: Oid, name: &CStr) -> Result<bool, Ta
 }
 
 /// Whether writing to table `relation` may set off code of others than its owner: it is a partition, a foreign key leads to or
-/// from it or a partition or child table of it, or one of these has another owner, a trigger whose function has, or one with a
-/// condition. They are locked for writing until the transaction ends.
+/// from it or a partition or child table of it, or one of these, or the function of a trigger on one, has another owner. They are
+/// locked for writing until the transaction ends.
 ///
 /// # Safety
 /// Within a transaction. An error leaves by longjmp.
 pub(super) unsafe fn reaches_others(relation: Oid) -> bool {
     // A foreign key has triggers of its own on both tables. Who attached another one is not known.
     let leads_on = |trigger: &pg_sys::Trigger, owner: Oid| {
-        if trigger.tgisinternal || !trigger.tgqual.is_null() {
-            return true;
-        }
         let owner_of = |function: &pg_sys::FormData_pg_proc| function.proowner;
         // SAFETY: within a transaction.
-        let by = unsafe { of_catalog(pg_sys::SysCacheIdentifier::PROCOID, trigger.tgfoid, owner_of) };
-        by != Some(owner)
+        trigger.tgisinternal
+            || unsafe { of_catalog(pg_sys::SysCacheIdentifier::PROCOID, trigger.tgfoid, owner_of) } != Some(owner)
     };
     // SAFETY: by the caller's promise. The tables are open while they are asked.
     unsafe {

@@ -23,9 +23,8 @@ const MEMORY: usize = 1 << 20;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Effect {
     Reads,
-    /// Inserts or updates, or locks rows.
+    /// Inserts, updates or deletes, or locks rows.
     Writes,
-    Deletes,
 }
 
 /// A statement on one table that is planned once a session. The table is qualified in it; functions and operators are
@@ -40,15 +39,10 @@ pub struct Statement {
 }
 
 impl Statement {
-    /// A statement that inserts, updates or locks rows, with parameters of `types`, at most
+    /// A statement that inserts, updates, deletes or locks rows, with parameters of `types`, at most
     /// [`COLUMNS_MAX`](super::call::COLUMNS_MAX).
     pub const fn writing(sql: &'static CStr, types: &'static [Oid]) -> Self {
         Self::new(sql, types, Effect::Writes, false)
-    }
-
-    /// A statement that deletes.
-    pub const fn deleting(sql: &'static CStr, types: &'static [Oid]) -> Self {
-        Self::new(sql, types, Effect::Deletes, false)
     }
 
     /// A statement that reads.
@@ -102,23 +96,25 @@ impl Statement {
         let parameters = [0, 1].map(|at| objects.get(at).map(|oid| Datum::from(*oid)));
         // SAFETY: by the caller's promise.
         unsafe {
+            let level = pg_sys::NewGUCNestLevel();
+            // What takes less than a millisecond is not to be compiled. And by index, also where a catalog is small while the
+            // question is planned: others can make it large.
+            set_meanwhile(c"jit", c"off");
+            set_meanwhile(c"enable_seqscan", c"off");
             self.execute(&parameters[..objects.len()], &mut |row| answer = row.get::<Boolean>(1) != Some(false));
+            pg_sys::AtEOXact_GUC(false, level);
         }
         answer
     }
 
     /// # Safety
     /// The parameters are of the declared types. An error leaves by longjmp.
-    pub(super) unsafe fn execute(&self, parameters: &[Option<Datum>], visit: &mut impl FnMut(&Tuple<'_>)) -> u64 {
+    unsafe fn execute(&self, parameters: &[Option<Datum>], visit: &mut impl FnMut(&Tuple<'_>)) -> u64 {
         let (mut values, nulls) = split(parameters);
         let nulls = nulls.map(|null| if null { b'n' } else { b' ' } as c_char);
         // SAFETY: by the caller's promise. After an error PostgreSQL unwinds SPI's stack.
         unsafe {
             require_memory(MEMORY);
-            if self.is_question {
-                // What takes less than a millisecond is not to be compiled.
-                set_meanwhile(c"jit", c"off");
-            }
             let caller = pg_sys::CurrentMemoryContext;
             check(pg_sys::SPI_connect());
             // Planned as the owner too, since parsing needs USAGE on the schema.

@@ -68,78 +68,50 @@ pub static MAY_BE_SUPERUSER: Statement = Statement::asking(
     &[OID, OID],
 );
 
-/// The tables that a deletion from the table of oid $1 may reach by foreign keys, also those of its partitions, and the parents of
-/// all, whose owners make triggers and checks for their partitions: the oid, and whether code of others runs amid ours. That is so
-/// where one of these tables, or one that they refer to, which is read as its owner, or a partition or parent of that
-/// - belongs to an ordinary role other than the owner of $1, or
-/// - has something that hangs on it, as triggers, rules, constraints, defaults and indexes do, which uses a function, type, operator
-///   or operator class of an ordinary role other than the owner of the table, as whom it runs, or a rule that uses a table of one.
-///   What is used is looked at in the same way.
+/// Whether what writes to the table of oid $1 may run code of ordinary roles: whether a table that foreign keys tie to it, or a
+/// partition or parent of one or of its own, belongs to one other than its owner, or the function of a trigger there to one other
+/// than the owner of the table. Tied to it are the tables that refer to it, those that refer to these, and so on, whose triggers a
+/// deletion may run; and the tables that one of all these refers to, which are read as their owner.
 ///
-/// What the text of a function calls is not looked at, nor are policies.
-pub static REACHED: Statement = Statement::asking(
+/// What else these tables use is not looked at.
+pub static REACHES_CODE: Statement = Statement::asking(
     c"
-    -- OFFSET 0, here and below: by index, however large the catalogs are.
-    WITH RECURSIVE reached (oid) AS (
-        SELECT $1
+    -- An array for each table: that keeps the estimates small, whatever the statistics are, and so the memory that is prepared.
+    WITH RECURSIVE tied (oid, is_reached) AS (
+        SELECT $1, true
         UNION
-        SELECT next.oid FROM reached CROSS JOIN LATERAL (
-            -- Foreign keys to it have triggers on it. No index of pg_constraint leads there.
-            SELECT c.conrelid FROM pg_trigger AS g CROSS JOIN LATERAL (
-                SELECT c.conrelid FROM pg_constraint AS c
-                WHERE c.oid = g.tgconstraint AND c.contype = 'f' AND c.confrelid = reached.oid OFFSET 0
-            ) AS c WHERE g.tgrelid = reached.oid
-            UNION ALL SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = reached.oid
-            UNION ALL SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = reached.oid
-            OFFSET 0
-        ) AS next (oid)
-    ), referred (oid) AS (
-        -- Arrays, here and below, keep the estimates small, and so the memory that is prepared.
-        SELECT c.confrelid FROM unnest(ARRAY(SELECT oid FROM reached)) AS r (oid) CROSS JOIN LATERAL (
-            SELECT c.confrelid FROM pg_constraint AS c WHERE c.conrelid = r.oid AND c.contype = 'f' OFFSET 0
-        ) AS c
-        UNION
-        SELECT next.oid FROM referred CROSS JOIN LATERAL (
-            SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = referred.oid
-            UNION ALL SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = referred.oid
-            OFFSET 0
-        ) AS next (oid)
-    ), tables (oid, owner) AS (
-        SELECT c.oid, c.relowner
-        FROM unnest(ARRAY(SELECT oid FROM reached UNION SELECT oid FROM referred)) AS t (oid)
-        CROSS JOIN LATERAL (SELECT c.oid, c.relowner FROM pg_class AS c WHERE c.oid = t.oid OFFSET 0) AS c
-    ), used (for_owner, classid, objid) AS (
-        SELECT t.owner, 'pg_class'::regclass::oid, t.oid FROM tables AS t
-        UNION
-        SELECT u.for_owner, next.classid, next.objid FROM used AS u CROSS JOIN LATERAL (
-            -- What hangs on it
-            SELECT d.classid, d.objid FROM pg_depend AS d
-            WHERE d.refclassid = u.classid AND d.refobjid = u.objid AND d.deptype IN ('a', 'i')
-                AND d.classid <> 'pg_policy'::regclass
+        SELECT next.oid, next.is_reached FROM tied CROSS JOIN LATERAL (
+            -- Foreign keys to it have triggers on it. No index of pg_constraint leads there. OFFSET 0: by index.
+            SELECT refers.oid, true FROM unnest(ARRAY(
+                SELECT c.conrelid FROM pg_trigger AS g CROSS JOIN LATERAL (
+                    SELECT c.conrelid FROM pg_constraint AS c
+                    WHERE c.oid = g.tgconstraint AND c.contype = 'f' AND c.confrelid = tied.oid OFFSET 0
+                ) AS c WHERE tied.is_reached AND g.tgrelid = tied.oid
+            )) AS refers (oid)
             UNION ALL
-            -- What it uses
-            SELECT d.refclassid, d.refobjid FROM pg_depend AS d
-            WHERE d.classid = u.classid AND d.objid = u.objid
-                AND (d.refclassid IN ('pg_proc'::regclass, 'pg_type'::regclass, 'pg_operator'::regclass, 'pg_opclass'::regclass,
-                        'pg_opfamily'::regclass)
-                    OR u.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass)
-            OFFSET 0
-        ) AS next
+            SELECT referred.oid, false FROM unnest(ARRAY(
+                SELECT c.confrelid FROM pg_constraint AS c
+                WHERE tied.is_reached AND c.conrelid = tied.oid AND c.contype = 'f'
+            )) AS referred (oid)
+            UNION ALL
+            SELECT relative.oid, tied.is_reached FROM unnest(ARRAY(
+                SELECT i.inhrelid FROM pg_inherits AS i WHERE i.inhparent = tied.oid
+                UNION ALL SELECT i.inhparent FROM pg_inherits AS i WHERE i.inhrelid = tied.oid
+            )) AS relative (oid)
+        ) AS next (oid, is_reached)
+    ), tables (oid, owner) AS (
+        SELECT t.oid, (SELECT c.relowner FROM pg_class AS c WHERE c.oid = t.oid)
+        FROM unnest(ARRAY(SELECT oid FROM tied)) AS t (oid)
     ), owners (for_owner, by) AS (
-        SELECT t.relowner, tables.owner FROM pg_class AS t, tables WHERE t.oid = $1
+        SELECT (SELECT c.relowner FROM pg_class AS c WHERE c.oid = $1), t.owner FROM tables AS t
         UNION ALL
-        SELECT u.for_owner, CASE u.classid
-            WHEN 'pg_proc'::regclass THEN (SELECT f.proowner FROM pg_proc AS f WHERE f.oid = u.objid)
-            WHEN 'pg_type'::regclass THEN (SELECT y.typowner FROM pg_type AS y WHERE y.oid = u.objid)
-            WHEN 'pg_operator'::regclass THEN (SELECT o.oprowner FROM pg_operator AS o WHERE o.oid = u.objid)
-            WHEN 'pg_class'::regclass THEN (SELECT c.relowner FROM pg_class AS c WHERE c.oid = u.objid)
-            WHEN 'pg_opclass'::regclass THEN (SELECT o.opcowner FROM pg_opclass AS o WHERE o.oid = u.objid)
-            END
-        FROM used AS u
+        SELECT t.owner, (SELECT f.proowner FROM pg_proc AS f WHERE f.oid = g.function)
+        FROM tables AS t CROSS JOIN LATERAL unnest(ARRAY(
+            SELECT g.tgfoid FROM pg_trigger AS g WHERE g.tgrelid = t.oid
+        )) AS g (function)
     )
-    SELECT c.oid::bigint, EXISTS (
-        SELECT FROM owners AS o JOIN pg_roles AS r ON r.oid = o.by WHERE NOT r.rolsuper AND r.oid <> o.for_owner)
-    FROM reached AS c
-    ORDER BY c.oid",
+    SELECT EXISTS (
+        SELECT FROM owners AS o
+        WHERE o.by <> o.for_owner AND NOT (SELECT r.rolsuper FROM pg_roles AS r WHERE r.oid = o.by))",
     &[OID],
 );

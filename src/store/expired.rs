@@ -123,7 +123,7 @@ impl Sweep {
             &[Uuid::OID, Uuid::OID, Timestamptz::OID, Int8::OID],
         );
         static DELETE: Statement =
-            Statement::deleting(c"DELETE FROM temptoken.temp_tokens WHERE id = ANY ($1)", &[pg::UUID_ARRAY]);
+            Statement::writing(c"DELETE FROM temptoken.temp_tokens WHERE id = ANY ($1)", &[pg::UUID_ARRAY]);
         let reach = self.reach(relation, limit);
         let mut parameters = self.parameters(limit);
         if let Some(id) = &reach {
@@ -161,7 +161,7 @@ impl Sweep {
 
     /// In statements that Citus can run: it locks no row on all shards, and skips none that is locked.
     fn step_over_shards(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
-        static DELETE: Statement = Statement::deleting(
+        static DELETE: Statement = Statement::writing(
             c"DELETE FROM temptoken.temp_tokens WHERE id > $1 AND id <= $2 AND expires_at <= $3",
             &[Uuid::OID, Uuid::OID, Timestamptz::OID],
         );

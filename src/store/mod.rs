@@ -112,7 +112,7 @@ pub fn watch() {
     pg::guard_owner(Guard {
         has_code: &code::HAS_CODE,
         may_be_superuser: &code::MAY_BE_SUPERUSER,
-        reached: &code::REACHED,
+        reaches_code: &code::REACHES_CODE,
         temporary_object: || Error::from(Kind::TemporaryObject).into_report(),
         ordinary_owner: || Error::from(Kind::OrdinaryOwner).into_report(),
         reached_table: || Error::from(Kind::ReachedTable).into_report(),

@@ -174,6 +174,6 @@ pub fn names(call: &Call<'_>) -> Result<Option<Datum>, Error> {
 
 /// Deletes the scope `name`. Returns whether it existed.
 pub fn unregister(name: &[u8]) -> Result<bool, Error> {
-    static DELETE: Statement = Statement::deleting(c"DELETE FROM temptoken.scopes WHERE name = $1", &[Text::OID]);
+    static DELETE: Statement = Statement::writing(c"DELETE FROM temptoken.scopes WHERE name = $1", &[Text::OID]);
     Ok(DELETE.run_durably(SCOPES.oid()?, &[Some(pg::varlena(name))])? > 0)
 }

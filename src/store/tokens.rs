@@ -176,7 +176,7 @@ pub fn replace(scope: &[u8], resource_id: &[u8]) -> Result<(), Error> {
 
 /// As [`replace`], for every resource id of a text[]. Others who replace any token of the scope wait.
 pub fn replace_many(scope: &[u8], resource_ids: Datum) -> Result<(), Error> {
-    static DELETE: Statement = Statement::deleting(
+    static DELETE: Statement = Statement::writing(
         c"DELETE FROM temptoken.temp_tokens WHERE scope = $1 AND resource_id = ANY ($2)",
         &[Text::OID, TextList::OID],
     );
@@ -230,13 +230,13 @@ pub fn describe<'call>(call: &Call<'call>, row: &TokenRow<'call>) -> Result<Opti
 
 /// Deletes the token `id`. Returns whether it existed.
 pub fn delete(id: TokenId) -> Result<bool, Error> {
-    static DELETE: Statement = Statement::deleting(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[Uuid::OID]);
+    static DELETE: Statement = Statement::writing(c"DELETE FROM temptoken.temp_tokens WHERE id = $1", &[Uuid::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::uuid(id.as_bytes()))])? > 0)
 }
 
 /// Deletes every token of a scope that is bound to a resource id. Returns how many.
 pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Error> {
-    static DELETE: Statement = Statement::deleting(
+    static DELETE: Statement = Statement::writing(
         c"DELETE FROM temptoken.temp_tokens
           WHERE scope = $1 AND resource_id = $2",
         &[Text::OID, Text::OID],
@@ -247,7 +247,7 @@ pub fn delete_by_resource_id(scope: &[u8], resource_id: &[u8]) -> Result<u64, Er
 
 /// Deletes every token of a scope. Returns how many.
 pub fn delete_by_scope(scope: &[u8]) -> Result<u64, Error> {
-    static DELETE: Statement = Statement::deleting(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[Text::OID]);
+    static DELETE: Statement = Statement::writing(c"DELETE FROM temptoken.temp_tokens WHERE scope = $1", &[Text::OID]);
     Ok(DELETE.run_durably(TEMP_TOKENS.oid()?, &[Some(pg::varlena(scope))])?)
 }
 
