@@ -369,14 +369,15 @@ def test_nginx_passes_no_header_that_overrides_what_was_judged(tmp_path):
     (tmp_path / "nginx.conf").write_text(f"pid {tmp_path}/pid;\n{conf}")
     command = ["nginx", "-c", tmp_path / "nginx.conf", "-e", "stderr", "-g", "daemon off;"]
     server = Server(command, tmp_path, {}, port)
-    overrides = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override"]
-    request = urllib.request.Request(f"{server.url}/files/42", b"", {name: "DELETE" for name in overrides}, method="POST")
-    assert urllib.request.urlopen(request).status == 204
+    overrides = ["X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X-Original-URL", "X-Rewrite-URL"]
+    sent = {name: "OPTIONS" for name in overrides} | {"Cookie": "a=b", "X-Temp-Token": "tt_1", "Authorization": "Bearer tt_2"}
+    assert urllib.request.urlopen(urllib.request.Request(f"{server.url}/files/42", b"", sent, method="POST")).status == 204
     assert urllib.request.urlopen(urllib.request.Request(f"{server.url}/FILES/42", headers={"X-Resource-Id": "42"})).status == 204
     server.close()
     application.shutdown()
     asked, served, beside = seen
-    assert asked["X-Original-Method"] == "POST"
+    assert set(asked) - {"Host", "Connection"} == {"X-Temp-Token", "Authorization", "X-Original-Method", "X-Original-Path"}
+    assert (asked["X-Original-Method"], asked["X-Temp-Token"], asked["Authorization"]) == ("POST", "tt_1", "Bearer tt_2")
     assert not {name.lower() for name in served} & {name.lower() for name in overrides}
     assert "x-resource-id" not in {name.lower() for name in beside}
 
