@@ -6,6 +6,7 @@
 use crate::counters;
 use crate::errors::{Error, Refusal};
 use crate::pg::{self, Call};
+use crate::scope::Scope;
 use crate::store::{scopes, tokens};
 use crate::token::{Token, has_expired};
 
@@ -46,21 +47,30 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
     let Some(token) = request.token.and_then(Token::parse) else { return Ok(refused(Refusal::TokenNotFound, None)) };
     let mut before: Option<tokens::TokenRow<'_>> = None;
     loop {
-        let (row, spends) = match judge(call, &token, tokens::find(call, token.id())?, request)? {
-            Ok(judged) => judged,
-            Err(refused) => return Ok(refused),
+        let Some((row, answer)) = find_with_scope(call, &token, |row, scope| spends(request, row, scope))? else {
+            return Ok(refused(Refusal::TokenNotFound, None));
+        };
+        let spends_one = match judge(&row, answer) {
+            Ok(spends_one) => spends_one,
+            Err(refusal) => return Ok(refused(refusal, Some(&row))),
         };
         match row.uses_left {
             Some(left) if left < 1 => return Ok(refused(Refusal::TokenUsedUp, Some(&row))),
-            Some(_) if spends && uses == Uses::Spend => {}
+            Some(_) if spends_one && uses == Uses::Spend => {}
             _ => return Ok(Verdict::Ok(row)),
         }
-        let spent = tokens::spend(call, &row)?;
-        if spent.is_some() {
+        if let Some(spent) = tokens::spend(call, &row)? {
             counters::add(Some(row.scope.bytes), counters::SPENT, 1);
             // Spending may have waited for another transaction, while the token expired or its scope changed; and a trigger
-            // on the table may have changed the row.
-            return Ok(judge(call, &token, spent, request)?.map_or_else(|refused| refused, |(row, _)| Verdict::Ok(row)));
+            // on the table may have changed the row. It is this transaction's now.
+            if !is_of(&token, &spent) {
+                return Ok(refused(Refusal::TokenNotFound, None));
+            }
+            let answer = scopes::with(call, spent.scope.bytes, |scope| spends(request, &spent, scope))?;
+            return Ok(match judge(&spent, answer) {
+                Ok(_) => Verdict::Ok(spent),
+                Err(refusal) => refused(refusal, Some(&spent)),
+            });
         }
         // Another transaction was faster: look again. If nothing has changed since the last look, a trigger or rule keeps
         // the row from being updated.
@@ -71,25 +81,47 @@ fn decide<'call>(call: &Call<'call>, request: &Request<'call>, uses: Uses) -> Re
     }
 }
 
-/// Judges the request against the row of the token's id. Returns it, and whether the request spends a use, or the refusal.
-fn judge<'call>(
-    call: &Call<'call>,
-    token: &Token,
-    row: Option<tokens::TokenRow<'call>>,
-    request: &Request<'call>,
-) -> Result<Result<(tokens::TokenRow<'call>, bool), Verdict<'call>>, Error> {
-    let Some(row) = row.filter(|row| is_of(token, row)) else { return Ok(Err(refused(Refusal::TokenNotFound, None))) };
+/// Whether the request spends a use of the token `row`, whose scope is `scope`, if it is allowed.
+fn spends(request: &Request<'_>, row: &tokens::TokenRow<'_>, scope: &Scope) -> Result<bool, Refusal> {
     let (method, path) = (request.method.unwrap_or_default(), request.path.unwrap_or_default());
-    let answer = scopes::with(call, row.scope.bytes, |scope| {
-        let spends = scope.allows(row.resource_id.bytes, method, path).then(|| scope.spends(method));
-        spends.ok_or(Refusal::RouteNotAllowed)
-    })?;
+    let is_allowed = scope.allows(row.resource_id.bytes, method, path);
+    is_allowed.then(|| scope.spends(method)).ok_or(Refusal::RouteNotAllowed)
+}
+
+/// Judges a request by the row of its token and what the token's scope answers: whether it spends a use.
+fn judge(row: &tokens::TokenRow<'_>, answer: Option<Result<bool, Refusal>>) -> Result<bool, Refusal> {
     // After the look at the scope, which may have waited for a lock.
     if has_expired(row.expires_at, pg::now()) {
-        return Ok(Err(refused(Refusal::TokenExpired, Some(&row))));
+        return Err(Refusal::TokenExpired);
     }
-    let spends = answer.unwrap_or(Err(Refusal::ScopeUnknown));
-    Ok(spends.map(|spends| (row, spends)).map_err(|refusal| refused(refusal, Some(&row))))
+    answer.unwrap_or(Err(Refusal::ScopeUnknown))
+}
+
+/// The stored token that `token` is, if its secret is right, and what `ask` answers about it and its scope, if there is that scope.
+///
+/// The row is no older than the scope. Else a token would work that is deleted in the transaction in which its scope gets other
+/// routes, or comes back: it would be seen from before that transaction, and the scope from after it.
+fn find_with_scope<'call, R>(
+    call: &Call<'call>,
+    token: &Token,
+    mut ask: impl FnMut(&tokens::TokenRow<'call>, &Scope) -> R,
+) -> Result<Option<(tokens::TokenRow<'call>, Option<R>)>, Error> {
+    let mut asked: Option<(tokens::TokenRow<'call>, Option<R>)> = None;
+    loop {
+        let reads = scopes::reads();
+        let Some(row) = find(call, token)? else { return Ok(None) };
+        if let Some((before, answer)) = asked
+            && before.is_same(&row)
+        {
+            return Ok(Some((row, answer)));
+        }
+        let answer = scopes::with(call, row.scope.bytes, |scope| ask(&row, scope))?;
+        if scopes::reads() == reads {
+            return Ok(Some((row, answer)));
+        }
+        pg::check_for_interrupts();
+        asked = Some((row, answer));
+    }
 }
 
 fn refused<'call>(refusal: Refusal, row: Option<&tokens::TokenRow<'call>>) -> Verdict<'call> {
@@ -109,9 +141,7 @@ fn is_of(token: &Token, row: &tokens::TokenRow<'_>) -> bool {
 
 /// The stored token that `token` is, if it would authorize some request now.
 pub fn find_active<'call>(call: &Call<'call>, token: &Token) -> Result<Option<tokens::TokenRow<'call>>, Error> {
-    let Some(row) = find(call, token)? else { return Ok(None) };
+    let Some((row, scope)) = find_with_scope(call, token, |_, _| ())? else { return Ok(None) };
     let has_uses = row.uses_left.is_none_or(|left| left > 0);
-    let is_active =
-        has_uses && scopes::with(call, row.scope.bytes, |_| ())?.is_some() && !has_expired(row.expires_at, pg::now());
-    Ok(is_active.then_some(row))
+    Ok((has_uses && scope.is_some() && !has_expired(row.expires_at, pg::now())).then_some(row))
 }

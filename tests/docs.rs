@@ -545,7 +545,7 @@ fn imports_run_one_way() {
         ("identity.rs", &["errors", "pg", "token", "values"]),
         ("store/", &["errors", "pg", "scope", "token", "values"]),
         ("mint.rs", &["counters", "errors", "pg", "scope", "settings", "store", "token", "values"]),
-        ("validate.rs", &["counters", "errors", "pg", "store", "token"]),
+        ("validate.rs", &["counters", "errors", "pg", "scope", "store", "token"]),
         ("postgrest.rs", &["errors", "pg", "settings", "token", "validate"]),
         ("sweep/", &["counters", "errors", "pg", "settings", "store", "token"]),
     ];

@@ -1,7 +1,7 @@
 //! The table `scopes`: read through a cache that invalidation empties, written by statements.
 
 use std::borrow::Borrow;
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashSet;
 use std::ffi::CStr;
 use std::hash::{Hash, Hasher};
@@ -52,6 +52,12 @@ impl Eq for ByName {}
 
 thread_local! {
     static CACHE: RefCell<Cache> = const { RefCell::new(Cache { generation: 0, scopes: None }) };
+    static READS: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How often this session has looked for a scope in the table. While it stays, [`with`] answers from what was read before.
+pub fn reads() -> u64 {
+    READS.get()
 }
 
 /// What `ask` answers about the scope `name`, as it is committed now or changed by this transaction. `None` if there is no
@@ -80,6 +86,7 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
 
 /// The row of scope `name`, and the generation that it may be cached under.
 fn find<'call>(call: &Call<'call>, name: &[u8]) -> Result<(u64, Option<Tuple<'call>>), Error> {
+    READS.set(READS.get().wrapping_add(1));
     SCOPES.locked(|oid, is_current| {
         // Read before the lookup: a change that the lookup misses increments it.
         let generation = GENERATION.load(Ordering::Relaxed);
