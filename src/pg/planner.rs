@@ -18,8 +18,9 @@ impl Call<'_> {
                 return false;
             }
             (*request).root.as_ref().is_some_and(|root| {
-                let tables = (*root.parse).rtable.as_ref().map_or(0, |tables| tables.length);
-                tables > 1 || !root.parent_root.is_null()
+                // An expression that is planned by itself, as a cast of PL/pgSQL's, has no statement.
+                let tables = root.parse.as_ref().and_then(|statement| statement.rtable.as_ref());
+                tables.is_some_and(|tables| tables.length > 1) || !root.parent_root.is_null()
             })
         }
     }

@@ -107,7 +107,7 @@ pub static REACHES_CODE: Statement = Statement::asking(
         UNION ALL
         SELECT t.owner, (SELECT f.proowner FROM pg_proc AS f WHERE f.oid = g.function)
         FROM tables AS t CROSS JOIN LATERAL unnest(ARRAY(
-            SELECT g.tgfoid FROM pg_trigger AS g WHERE g.tgrelid = t.oid
+            SELECT g.tgfoid FROM pg_trigger AS g WHERE g.tgrelid = t.oid AND NOT g.tgisinternal
         )) AS g (function)
     )
     SELECT EXISTS (

@@ -143,19 +143,18 @@ fn run_worker(database: &Database) -> bool {
         return true;
     }
     status::change(database.oid, Place::register_worker);
-    // PostgreSQL's handle of the worker lies in this context. An error leaves the context, since the handle is still needed.
-    let mut context = ManuallyDrop::new(PgMemoryContexts::new("temptoken sweep"));
+    // PostgreSQL's handle of the worker lies in this context. An error leaves it, since the handle is still needed.
     let run = |_: &mut PgMemoryContexts| {
         WORKER.set(worker::start(database.oid));
         WORKER.with_borrow(Option::is_some).then(wait_for_worker)
     };
-    // SAFETY: nobody uses the handle after the context is freed.
-    let ended = unsafe {
+    // SAFETY: nobody uses the handle after the context is emptied.
+    let ended = HANDLE.with_borrow_mut(|context| unsafe {
         let ended = context.switch_to(run);
         WORKER.set(None);
-        ManuallyDrop::drop(&mut context);
+        context.reset();
         ended
-    };
+    });
     let Some(ended) = ended else { return false };
     let stuck = ended.filter(|pid| is_running(*pid));
     let message = if stuck.is_some() { STUCK } else { ENDED };
@@ -183,6 +182,9 @@ fn run_worker(database: &Database) -> bool {
 thread_local! {
     /// The worker that runs.
     static WORKER: RefCell<Option<DynamicBackgroundWorker>> = const { RefCell::new(None) };
+    /// The memory of its handle, for as long as this process runs.
+    static HANDLE: RefCell<ManuallyDrop<PgMemoryContexts>> =
+        RefCell::new(ManuallyDrop::new(PgMemoryContexts::new("temptoken sweep")));
 }
 
 /// Has the postmaster end the worker. Also called as this process ends, however it does: nobody else would end a worker that

@@ -797,6 +797,25 @@ fn what_others_make_of_a_table_that_refers_to_tokens_is_not_read() {
     assert!(read(&mut client) - before < 1000);
 }
 
+/// PL/pgSQL plans a cast as an expression without a statement. The type is like text, so that a function of ours can be the cast.
+#[test]
+fn a_cast_by_a_function_of_ours_is_planned() {
+    let cluster = Cluster::with_extension(&[]);
+    let mut client = cluster.connect("postgres");
+    client
+        .batch_execute(
+            "SET client_min_messages = warning; CREATE TYPE presented;
+             CREATE FUNCTION read(cstring) RETURNS presented LANGUAGE internal IMMUTABLE STRICT AS 'textin';
+             CREATE FUNCTION write(presented) RETURNS cstring LANGUAGE internal IMMUTABLE STRICT AS 'textout';
+             CREATE TYPE presented (LIKE = text, INPUT = read, OUTPUT = write);
+             CREATE CAST (presented AS text) WITHOUT FUNCTION AS IMPLICIT;
+             CREATE CAST (presented AS jsonb) WITH FUNCTION temptoken_introspect(text) AS ASSIGNMENT",
+        )
+        .unwrap();
+    let cast = "DO $$ DECLARE answer jsonb; BEGIN SELECT 'a guess'::presented INTO answer; ASSERT answer = '{\"active\": false}'; END $$";
+    assert_eq!(sqlstate(&mut client, cast), "ok");
+}
+
 /// What a partition holds is checked by the key of the table that it is a partition of.
 #[test]
 fn the_owner_of_a_table_that_ours_is_a_partition_of_gets_no_rights() {

@@ -37,6 +37,32 @@ fn crashes(cluster: &Cluster) -> usize {
     cluster.log().matches("terminated by signal 9").count()
 }
 
+/// What PostgreSQL says of the launcher's memory that lives as long as it does: used bytes.
+fn lasting_memory(cluster: &Cluster, client: &mut Client) -> u64 {
+    let said = || cluster.log().lines().rev().find(|line| line.contains("TopMemoryContext:")).map(str::to_owned);
+    let before = said();
+    let ask = format!("SELECT pg_log_backend_memory_contexts(({LAUNCHER})::integer)");
+    client.batch_execute(&ask).unwrap();
+    let line = wait_for("it says so", || said().filter(|line| Some(line) != before.as_ref()));
+    line.split_once(" used").and_then(|(line, _)| line.rsplit_once(' ')).unwrap().1.parse().unwrap()
+}
+
+#[test]
+fn the_launcher_keeps_nothing_of_workers_that_have_ended() {
+    let cluster = Cluster::with_extension(&["temptoken.sweep_interval = '1s'"]);
+    let mut client = cluster.connect("postgres");
+    let sweeps = |client: &mut Client| {
+        let last = value(client, "SELECT last_finish FROM temptoken_sweep_status()").unwrap_or_default();
+        wait_until("it has swept", || {
+            holds(client, &format!("last_finish > coalesce(nullif('{last}', '')::timestamptz, '-infinity')"))
+        });
+    };
+    (0..3).for_each(|_| sweeps(&mut client));
+    let before = lasting_memory(&cluster, &mut client);
+    (0..3).for_each(|_| sweeps(&mut client));
+    assert_eq!(lasting_memory(&cluster, &mut client), before);
+}
+
 /// Two databases whose workers crash every time: each at most once an interval.
 #[test]
 fn a_database_whose_worker_crashes_is_left_alone_for_an_interval() {
