@@ -17,34 +17,26 @@ pub(super) struct KeyScan {
 }
 
 impl KeyScan {
-    /// `None` if the primary key is not the first column alone. The index is looked up each time, since REINDEX
-    /// CONCURRENTLY replaces it. With `wants_keys`, [`Self::key`] may be asked.
+    /// The snapshot is taken once the index is open, which may have waited for another transaction: what that has committed is
+    /// seen. With `wants_keys`, [`Self::key`] may be asked.
     ///
     /// # Safety
-    /// As of [`Lookup::begin`]. `table` is open; the `keys` are of its first column.
+    /// As of [`open_primary_key`], which has opened the index. The `keys` are of its column.
     pub unsafe fn begin(
         table: pg_sys::Relation,
+        index: pg_sys::Relation,
         snapshot: pg_sys::Snapshot,
         keys: &mut [pg_sys::ScanKeyData],
         wants_keys: bool,
-    ) -> Option<Self> {
+    ) -> Self {
         // SAFETY: by the caller's promise. The scan copies the keys.
         unsafe {
-            let oid = ffi::primary_key(table);
-            if oid == pg_sys::InvalidOid {
-                return None;
-            }
-            let index = ffi::index_open(oid, LOCK);
-            if !is_of_first_column(&*(*index).rd_index) {
-                ffi::index_close(index, LOCK);
-                return None;
-            }
             let slot = ffi::table_slot_create(table, ptr::null_mut());
             let count = keys.len() as i32;
             let scan = ffi::begin_index_scan(table, index, snapshot, count);
             (*scan).xs_want_itup = wants_keys;
             ffi::index_rescan(scan, keys.as_mut_ptr(), count, ptr::null_mut(), 0);
-            Some(Self { index, scan, slot })
+            Self { index, scan, slot }
         }
     }
 
@@ -105,6 +97,27 @@ impl KeyScan {
             ffi::ExecDropSingleTupleTableSlot(self.slot);
             ffi::index_close(self.index, LOCK);
         }
+    }
+}
+
+/// Opens the index of the primary key. `None` if that is not the first column alone. It is looked up each time, since REINDEX
+/// CONCURRENTLY replaces it.
+///
+/// # Safety
+/// Within a transaction. `table` is open. An error leaves by longjmp.
+pub(super) unsafe fn open_primary_key(table: pg_sys::Relation) -> Option<pg_sys::Relation> {
+    // SAFETY: by the caller's promise.
+    unsafe {
+        let oid = ffi::primary_key(table);
+        if oid == pg_sys::InvalidOid {
+            return None;
+        }
+        let index = ffi::index_open(oid, LOCK);
+        if !is_of_first_column(&*(*index).rd_index) {
+            ffi::index_close(index, LOCK);
+            return None;
+        }
+        Some(index)
     }
 }
 

@@ -12,7 +12,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 use super::call::Call;
 use super::datum::{Bytes, SqlType, varlena};
 use super::ffi;
-use super::key_scan::KeyScan;
+use super::key_scan::{KeyScan, open_primary_key};
 use super::relation::TableChanged;
 
 const LOCK: pg_sys::LOCKMODE = pg_sys::AccessShareLock as pg_sys::LOCKMODE;
@@ -191,12 +191,16 @@ impl Lookup {
                 return Err(TableChanged);
             }
             let table = ffi::relation_open(relation, pg_sys::NoLock as pg_sys::LOCKMODE);
+            let index = open_primary_key(table);
             let snapshot = ffi::RegisterSnapshot(ffi::GetLatestSnapshot());
             let mut entry = pg_sys::ScanKeyData::default();
             let strategy = pg_sys::BTEqualStrategyNumber as pg_sys::StrategyNumber;
             ffi::ScanKeyInit(&mut entry, 1, strategy, key.equals.into(), key.value);
-            let (scan, tuple) = match KeyScan::begin(table, snapshot, std::slice::from_mut(&mut entry), false) {
-                Some(scan) => (Scan::ByKey(scan), scan.next()),
+            let (scan, tuple) = match index {
+                Some(index) => {
+                    let scan = KeyScan::begin(table, index, snapshot, std::slice::from_mut(&mut entry), false);
+                    (Scan::ByKey(scan), scan.next())
+                }
                 None => {
                     let scan = ffi::systable_beginscan(table, pg_sys::InvalidOid, false, snapshot, 1, &mut entry);
                     (Scan::WholeTable(scan), ffi::systable_getnext(scan))

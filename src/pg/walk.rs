@@ -6,7 +6,7 @@ use pgrx::pg_sys::{self, Datum, Oid};
 
 use super::datum::{SqlType as _, Uuid};
 use super::ffi::{self, GetCurrentCommandId, heap_delete};
-use super::key_scan::{KeyScan, is_of_first_column};
+use super::key_scan::{KeyScan, is_of_first_column, open_primary_key};
 use super::lock::lock_tuple;
 use super::lookup::{Reader, Tuple};
 use super::relation::{Rows, TableChanged, of_catalog, of_table, open, rows_of};
@@ -42,6 +42,8 @@ pub fn walk(
     // SAFETY: within a transaction. The keys outlive the scan, and a row its visit.
     unsafe {
         let table = open(relation, LOCK)?;
+        let has_children = (*(*table).rd_rel).relhassubclass;
+        let index = if has_children { None } else { open_primary_key(table) };
         let snapshot = ffi::RegisterSnapshot(ffi::GetLatestSnapshot());
         let mut keys = [pg_sys::ScanKeyData::default(); 2];
         let bounds = [
@@ -52,8 +54,7 @@ pub fn walk(
             let strategy = strategy as pg_sys::StrategyNumber;
             ffi::ScanKeyInit(key, 1, strategy, operator.into(), Datum::from(ptr::from_ref(bound)));
         }
-        let has_children = (*(*table).rd_rel).relhassubclass;
-        let scan = if has_children { None } else { KeyScan::begin(table, snapshot, &mut keys, true) };
+        let scan = index.map(|index| KeyScan::begin(table, index, snapshot, &mut keys, true));
         let mut come_to: Option<[u8; 16]> = None;
         if let Some(scan) = scan {
             let reader = Reader::new((*table).rd_att);
