@@ -189,10 +189,13 @@ pub fn replace_many(scope: &[u8], resource_ids: Datum) -> Result<(), Error> {
 /// no use left, is gone, or was changed. Waits for another transaction that spends or changes it. Once this transaction has
 /// committed, no crash returns the use.
 pub fn spend<'call>(call: &Call<'call>, seen: &TokenRow<'call>) -> Result<Option<TokenRow<'call>>, Error> {
+    // Not by `=`: until the table is analyzed, the planner would take the index of scope and resource id, and read all tokens of
+    // the resource.
     static SPEND: Statement = Statement::writing(
         c"UPDATE temptoken.temp_tokens SET uses_left = uses_left - 1
           WHERE id = $1 AND uses_left > 0
-              AND token_hash = $2 AND scope = $3 AND resource_id = $4 AND expires_at = $5
+              AND token_hash = $2 AND expires_at = $5
+              AND scope IS NOT DISTINCT FROM $3 AND resource_id IS NOT DISTINCT FROM $4
           RETURNING id, token_hash, scope, resource_id, created_at, expires_at, uses_left, metadata",
         &[Uuid::OID, Bytea::OID, Text::OID, Text::OID, Timestamptz::OID],
     );

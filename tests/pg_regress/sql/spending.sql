@@ -76,5 +76,15 @@ SHOW enable_memoize;
 DROP TABLE public.regress_queue;
 DROP FUNCTION public.regress_costly;
 
+-- A spend goes by the primary key, also where no statistics say that the token's resource has many others.
+\c -
+BEGIN;
+DELETE FROM pg_statistic WHERE starelid = 'temptoken.temp_tokens'::regclass;
+SELECT token FROM public.temptoken_mint_many('limited', array_fill('3'::text, '{3000}'), '1 hour') LIMIT 1 \gset
+SELECT status, uses_left FROM public.temptoken_try_validate(:'token', 'GET', '/r/3');
+SELECT sum(pg_stat_get_xact_numscans(indexrelid)) AS scans FROM pg_index
+WHERE indrelid IN (SELECT oid FROM pg_class WHERE relnamespace = 'temptoken'::regnamespace) AND NOT indisprimary;
+ROLLBACK;
+
 SELECT public.temptoken_delete_by_scope('limited'), public.temptoken_delete_by_scope('clicked');
 SELECT public.temptoken_unregister_scope('limited'), public.temptoken_unregister_scope('clicked');
