@@ -14,8 +14,9 @@
 //! - `collections`: all
 //! - `lock`: `lock_row_to_update`
 //! - `statement`: all that run one; also what `visit` does
-//! - `walk`: `walk`; also what `visit` does
-//! - `session`: `require_writable`
+//! - `relation`: `has_trigger_enabled_always`, `rows_of`
+//! - `walk`: `deletes_plainly`, `walk`; also what `visit` does
+//! - `session`: `of_database`, `require_writable`
 //! - `report`: `Report::throw`, `notice`, `require_memory`
 //!
 //! No panic may pass `pg_guard_ffi_boundary`, or the process ends: inside it only functions of `ffi` are called, or there is
@@ -68,7 +69,7 @@ pub use session::{
 pub use signals::listen_to_signals;
 pub use statement::Statement;
 pub use trigger::ColumnText;
-pub use walk::{UuidRange, deletes_plainly, walk};
+pub use walk::{Deletion, UuidRange, deletes_plainly, walk};
 
 /// The oids of types that are parameters of statements.
 pub const OID: Oid = pgrx::pg_sys::OIDOID;

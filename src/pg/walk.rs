@@ -83,29 +83,42 @@ pub fn walk(
     }
 }
 
+/// What has come of deleting a row.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Deletion {
+    Done,
+    /// Another transaction has changed the row since the walk began, and has committed. A new walk comes to what it is now.
+    Changed,
+    /// Another transaction holds the row, or has deleted it.
+    Left,
+}
+
 impl<'a> WalkedRow<'a> {
     /// What is in the row.
     pub fn tuple(&self) -> &Tuple<'a> {
         &self.tuple
     }
 
-    /// Deletes the row and returns true, unless another transaction has locked or changed it. Only for a table that
-    /// [`deletes_plainly`] and is locked for writing.
-    pub fn delete(&self) -> bool {
+    /// Deletes the row, without waiting for others. Only for a table that [`deletes_plainly`] and is locked for writing.
+    pub fn delete(&self) -> Deletion {
         // SAFETY: the walk is running. Once the row is locked, deleting it does not wait.
         unsafe {
             let mut failure = pg_sys::TM_FailureData::default();
             let (tid, cid) = (&raw mut (*self.tuple.tuple).t_self, GetCurrentCommandId(true));
             let mut delete = |wait| heap_delete(self.table, tid, cid, ptr::null_mut(), wait, &mut failure, false);
-            match delete(false) {
-                // The lock may be this transaction's own.
-                pg_sys::TM_Result::TM_BeingModified => {
-                    let (mode, wait) =
-                        (pg_sys::LockTupleMode::LockTupleExclusive, pg_sys::LockWaitPolicy::LockWaitSkip);
-                    lock_tuple(self.table, *tid, cid, mode, wait) == pg_sys::TM_Result::TM_Ok
-                        && delete(true) == pg_sys::TM_Result::TM_Ok
+            let mut result = delete(false);
+            // The lock may be this transaction's own.
+            if result == pg_sys::TM_Result::TM_BeingModified {
+                let (mode, wait) = (pg_sys::LockTupleMode::LockTupleExclusive, pg_sys::LockWaitPolicy::LockWaitSkip);
+                result = lock_tuple(self.table, *tid, cid, mode, wait);
+                if result == pg_sys::TM_Result::TM_Ok {
+                    result = delete(true);
                 }
-                result => result == pg_sys::TM_Result::TM_Ok,
+            }
+            match result {
+                pg_sys::TM_Result::TM_Ok => Deletion::Done,
+                pg_sys::TM_Result::TM_Updated => Deletion::Changed,
+                _ => Deletion::Left,
             }
         }
     }

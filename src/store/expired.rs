@@ -2,7 +2,7 @@
 
 use super::TEMP_TOKENS;
 use crate::errors::Error;
-use crate::pg::{self, Datum, Int8, Oid, Rows, SqlType as _, Statement, Timestamptz, Tuple, Uuid, UuidRange};
+use crate::pg::{self, Datum, Deletion, Int8, Oid, Rows, SqlType as _, Statement, Timestamptz, Tuple, Uuid, UuidRange};
 use crate::token::{TokenId, last_id_at};
 
 /// Deletes every token with `expires_at <= before` (Unix microseconds). Returns how many.
@@ -94,20 +94,25 @@ impl Sweep {
         tuple.get::<Timestamptz>(6).is_some_and(|expires_at| expires_at <= self.before)
     }
 
-    /// Several times as fast as a statement.
+    /// Several times as fast as a statement. A row that was changed since the step began is where the next one begins.
     fn step_by_walk(&mut self, relation: Oid, limit: u64) -> Result<Step, Error> {
-        let (mut removed, mut last) = (0, self.after);
+        let (mut removed, mut last, mut is_changed) = (0, self.after, false);
         let come_to = pg::walk(relation, &self.range(), limit.saturating_add(passed_max(limit)), |row| {
             let tuple = row.tuple();
-            if self.has_expired(tuple) && row.delete() {
-                removed += 1;
-                last = tuple.get::<Uuid>(1).map_or(last, TokenId::from_bytes);
+            match self.has_expired(tuple).then(|| row.delete()) {
+                Some(Deletion::Changed) => {
+                    is_changed = true;
+                    return false;
+                }
+                Some(Deletion::Done) => removed += 1,
+                Some(Deletion::Left) | None => {}
             }
+            last = tuple.get::<Uuid>(1).map_or(last, TokenId::from_bytes);
             removed < limit
         })?;
         pg::end_command();
         self.after = come_to.map_or(last, TokenId::from_bytes);
-        Ok(Step { removed, is_last: removed < limit && come_to.is_none() })
+        Ok(Step { removed, is_last: removed < limit && come_to.is_none() && !is_changed })
     }
 
     /// For a table whose deletions concern more than the table. A trigger or rule may keep tokens, or delete others.

@@ -69,6 +69,9 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
     }
     let (generation, row) = find(call, name)?;
     let Some(row) = row else { return Ok(None) };
+    // A row of this transaction's own is not cached. A rollback that comes before the trigger on scopes has queued its
+    // invalidation would leave it in the cache. Asked before there is a scope, which an error here would leak.
+    let is_to_be_kept = !row.is_of_this_transaction() && announces_changes()?;
     let scope = match Scope::new(&scope_row(&row)) {
         Ok(scope) => scope,
         Err(Problem::OutOfMemory) => return Err(OutOfMemory.into()),
@@ -76,10 +79,8 @@ pub fn with<R>(call: &Call<'_>, name: &[u8], mut ask: impl FnMut(&Scope) -> R) -
         Err(_) => return Ok(None),
     };
     let answer = ask(&scope);
-    // A row of this transaction's own is not cached. A rollback that comes before the trigger on scopes has queued its
-    // invalidation would leave it in the cache.
-    if !row.is_of_this_transaction() {
-        keep(generation, scope)?;
+    if is_to_be_kept {
+        keep(generation, scope);
     }
     Ok(Some(answer))
 }
@@ -104,10 +105,7 @@ fn ask_cache<R>(name: &[u8], ask: &mut impl FnMut(&Scope) -> R) -> Option<R> {
     })
 }
 
-fn keep(generation: u64, scope: Scope) -> Result<(), Error> {
-    if !announces_changes()? {
-        return Ok(());
-    }
+fn keep(generation: u64, scope: Scope) {
     CACHE.with_borrow_mut(|cache| {
         if cache.generation == generation && generation == GENERATION.load(Ordering::Relaxed) {
             let scopes = cache.scopes.get_or_insert_default();
@@ -117,7 +115,6 @@ fn keep(generation: u64, scope: Scope) -> Result<(), Error> {
             }
         }
     });
-    Ok(())
 }
 
 /// Whether every change of a scope invalidates the caches. The trigger that does it may be disabled, or not be enabled

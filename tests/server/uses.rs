@@ -3,6 +3,7 @@
 //! `make test` runs each race 200 times; `make soak` sets TEMPTOKEN_ROUNDS to 1,000.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Barrier, Mutex, MutexGuard, PoisonError};
 
 use crate::common::citus::Citus;
@@ -255,4 +256,41 @@ fn of_tokens_that_replace_each_other_one_lives() {
     }
     assert_eq!(alive, 1);
     assert_eq!(text(&mut client, "SELECT count(*) FROM temptoken.temp_tokens WHERE resource_id = '42'"), "1");
+}
+
+/// A deletion does not wait for a token that is being spent, and so may leave one. One that was spent while it walked goes.
+#[test]
+fn a_deletion_of_all_gets_what_is_spent_meanwhile() {
+    const TOKENS: i64 = 5_000;
+    let cluster = cluster_with_scope(1000, "NULL");
+    let (mut client, mut spender) = (cluster.connect("postgres"), cluster.connect("postgres"));
+    // The walk comes to these first, and each takes it a moment, since another session holds it.
+    let mut holder = cluster.connect("postgres");
+    text(&mut holder, "SELECT count(temptoken_mint('limited', '42', '30 minutes')) FROM generate_series(1, 15000)");
+    holder.batch_execute("BEGIN; SELECT FROM temptoken.temp_tokens FOR UPDATE").unwrap();
+    let mint = format!(
+        "CREATE TABLE minted AS SELECT token, ordinality AS number
+         FROM temptoken_mint_many('limited', array_fill('42'::text, '{{{TOKENS}}}'), '1 hour') WITH ORDINALITY;
+         CREATE UNIQUE INDEX ON minted (number)"
+    );
+    client.batch_execute(&mint).unwrap();
+    let spend = "SELECT (temptoken_try_validate(token, 'POST', '/r/42')).status FROM minted WHERE number = $1";
+    let (is_over, spent) = (AtomicBool::new(false), AtomicUsize::new(0));
+    let removed: i64 = std::thread::scope(|scope| {
+        let spending = scope.spawn(|| {
+            let spend = spender.prepare(spend).unwrap();
+            // Backwards, so that it does not wait for the walk.
+            for number in (1..=TOKENS).rev().cycle().take_while(|_| !is_over.load(Ordering::Relaxed)) {
+                spender.query(&spend, &[&number]).unwrap();
+                spent.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        common::wait_until("it spends", || spent.load(Ordering::Relaxed) > 100 || spending.is_finished());
+        let delete = "SELECT temptoken_delete_expired(clock_timestamp() + interval '2 hours')";
+        let removed = client.query_one(delete, &[]).map(|row| row.get(0));
+        is_over.store(true, Ordering::Relaxed);
+        removed.unwrap()
+    });
+    // One session holds one token at a time.
+    assert!(TOKENS - removed < 10, "{} tokens were left", TOKENS - removed);
 }
